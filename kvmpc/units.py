@@ -1,0 +1,62 @@
+"""Sizes and durations as people write them, and back.
+
+Refuses anything it would have to guess about: ``64M`` is 64 MiB, ``200us`` is 200 000 ns, a bare
+number is bytes or, for a duration, refused unless it is 0.
+"""
+
+from __future__ import annotations
+
+import re
+
+from kvmpc.errors import UsageError
+
+__all__ = ["GIB", "KIB", "MIB", "PAGE_BYTES", "format_bytes", "format_ns", "parse_duration_ns",
+           "parse_size_bytes"]
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+PAGE_BYTES = 4096
+"""Bytes in the page kvmpc demand-pages: x86-64's base page. Source: ``PAGE_SIZE``."""
+
+_SIZE_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
+_DURATION_UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
+
+
+def parse_size_bytes(text: str, option: str) -> int:
+    """Return the bytes in a size such as ``64M``, ``4GiB`` or ``4096`` (powers of 1024).
+
+    Raises: UsageError naming `option`.
+    """
+    match = re.fullmatch(r"(\d+)\s*([KMGT]?)(?:i?B)?", text.strip(), re.ASCII | re.IGNORECASE)
+    if match is None:
+        raise UsageError(option, text, "a whole number with an optional unit K, M, G or T")
+    return int(match[1]) * _SIZE_UNITS[match[2].upper()]
+
+
+def parse_duration_ns(text: str, option: str) -> int:
+    """Return the nanoseconds in a duration such as ``200us`` or ``1.5ms``; ``0`` needs no unit.
+
+    Raises: UsageError naming `option`.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s)?", text.strip(), re.ASCII)
+    if match is None or (match[2] is None and float(match[1]) != 0):
+        raise UsageError(option, text, "a number with a unit ns, us, ms or s (or 0)")
+    return round(float(match[1]) * _DURATION_UNITS_NS[match[2] or "ns"])
+
+
+def format_bytes(count: int) -> str:
+    """Return `count` bytes in the largest unit that divides it, as `parse_size_bytes` reads it."""
+    for unit, factor in reversed(_SIZE_UNITS.items()):
+        if count and count % factor == 0:
+            return f"{count // factor}{unit}"
+    return str(count)
+
+
+def format_ns(value_ns: float) -> str:
+    """Return a duration with three significant digits and the unit that suits it."""
+    for unit, factor in reversed(_DURATION_UNITS_NS.items()):
+        if value_ns >= factor:
+            return f"{value_ns / factor:.3g} {unit}"
+    return f"{value_ns:.3g} ns"
