@@ -91,7 +91,7 @@ class TrialError(KvmpcError):
 
 
 class GuestError(TrialError):
-    """A vCPU ended in a way its program never asks for: an exception, a triple fault, an odd exit."""
+    """A vCPU ended as its program never asks for: an exception, a triple fault, an odd exit."""
 
     def __init__(self, vcpu: int, event: str) -> None:
         super().__init__(vcpu, event)

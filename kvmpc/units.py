@@ -10,8 +10,16 @@ import re
 
 from kvmpc.errors import UsageError
 
-__all__ = ["GIB", "KIB", "MIB", "PAGE_BYTES", "format_bytes", "format_ns", "parse_duration_ns",
-           "parse_size_bytes"]
+__all__ = [
+    "GIB",
+    "KIB",
+    "MIB",
+    "PAGE_BYTES",
+    "format_bytes",
+    "format_ns",
+    "parse_duration_ns",
+    "parse_size_bytes",
+]
 
 KIB = 1 << 10
 MIB = 1 << 20

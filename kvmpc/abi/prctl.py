@@ -1,0 +1,5 @@
+"""prctl(2). Source: include/uapi/linux/prctl.h."""
+
+__all__ = ["PR_SET_TIMERSLACK"]
+
+PR_SET_TIMERSLACK = 29

@@ -1,0 +1,49 @@
+"""System call numbers of x86-64. Source: arch/x86/entry/syscalls/syscall_64.tbl, asm/unistd_64.h.
+
+The header says ``__NR_read``; ``SYS_read`` is libc's name for it (sys/syscall.h), which inside a
+Python class is not mangled.
+"""
+
+__all__ = [
+    "SYS_clock_gettime",
+    "SYS_clock_nanosleep",
+    "SYS_epoll_create1",
+    "SYS_epoll_ctl",
+    "SYS_epoll_pwait2",
+    "SYS_futex",
+    "SYS_gettid",
+    "SYS_ioctl",
+    "SYS_madvise",
+    "SYS_mmap",
+    "SYS_mprotect",
+    "SYS_munmap",
+    "SYS_ppoll",
+    "SYS_prctl",
+    "SYS_process_vm_readv",
+    "SYS_process_vm_writev",
+    "SYS_read",
+    "SYS_sched_yield",
+    "SYS_tgkill",
+    "SYS_userfaultfd",
+]
+
+SYS_read = 0
+SYS_mmap = 9
+SYS_mprotect = 10
+SYS_munmap = 11
+SYS_ioctl = 16
+SYS_sched_yield = 24
+SYS_madvise = 28
+SYS_prctl = 157
+SYS_gettid = 186
+SYS_futex = 202
+SYS_clock_gettime = 228
+SYS_clock_nanosleep = 230
+SYS_epoll_ctl = 233
+SYS_tgkill = 234
+SYS_ppoll = 271
+SYS_epoll_create1 = 291
+SYS_process_vm_readv = 310
+SYS_process_vm_writev = 311
+SYS_userfaultfd = 323
+SYS_epoll_pwait2 = 441  # Linux 5.11
