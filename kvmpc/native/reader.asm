@@ -1,0 +1,142 @@
+; The hot loop of a userfaultfd reader: read messages, resolve each page, wait when there is none.
+; What `take` does with a page, and whether pages come in later, are chosen by the pager (take.asm).
+
+; reader_loop: rbx = reader record -> eax = RETURN_*
+reader_loop:
+    call stamp_start
+    test eax, eax
+    jnz .leave
+    call .again
+    jmp stamp_end
+.leave:
+    ret
+
+.again:
+    mov eax, RETURN_STOPPED
+    cmp dword ptr [rbx + resolver.stop], 0
+    jne .leave
+    call install_due
+    test eax, eax
+    jnz .leave
+
+    ; Handle what the last read brought; a rare path may have left some of it.
+    mov rbp, [rbx + reader.next]
+    cmp rbp, [rbx + reader.end]
+    jae .read
+    lea rax, [rbp + UFFD_MSG_BYTES]
+    mov [rbx + reader.next], rax
+    movzx eax, byte ptr [rbp + uffd_msg.event]
+    cmp eax, UFFD_EVENT_PAGEFAULT
+    jne .odd
+    inc qword ptr [rbx + reader.received]
+    mov r12, [rbp + uffd_msg.address]
+    sub r12, [rbx + resolver.data_hva]
+    shr r12, PAGE_SHIFT
+    mov [rbx + resolver.page], r12
+    mov eax, RETURN_OUTSIDE
+    cmp r12, [rbx + resolver.pages]
+    jae .leave
+    call take
+    test eax, eax
+    jz .again
+    ret
+
+.odd:
+    mov [rbx + resolver.error], rax
+    mov eax, RETURN_EVENT
+    ret
+
+.read:
+    inc qword ptr [rbx + reader.reads]
+    mov edi, [rbx + reader.uffd]
+    mov rsi, [rbx + reader.messages]
+    mov edx, READ_BYTES
+    mov eax, SYS_READ
+    SYSCALL
+    cmp eax, 0
+    jle .none
+    mov qword ptr [rbx + reader.woken], 0
+    mov rsi, [rbx + reader.messages]
+    mov [rbx + reader.next], rsi
+    mov ecx, eax
+    add rsi, rcx
+    mov [rbx + reader.end], rsi
+    test eax, UFFD_MSG_BYTES - 1
+    jz .again
+    mov rcx, [rbx + reader.next]
+    mov [rbx + reader.end], rcx
+    jmp .odd
+
+.none:
+    cmp eax, -EAGAIN
+    je .empty
+    cmp eax, -EINTR
+    je .interrupted
+    test eax, eax
+    jz .odd
+    mov ecx, CALL_READ
+    jmp failed
+.interrupted:
+    inc qword ptr [rbx + resolver.interrupts]
+    jmp .again
+.empty:
+    inc qword ptr [rbx + reader.reads_empty]
+    mov rax, [rbx + reader.woken]
+    add [rbx + reader.wakeups_empty], rax
+    mov qword ptr [rbx + reader.woken], 0
+    inc qword ptr [rbx + reader.polls]
+    call read_cycles
+    mov r15, rax
+    call wait_message
+    mov r14d, eax
+    call read_cycles
+    sub rax, r15
+    add [rbx + reader.wait_cycles], rax
+    cmp r14d, -EINTR
+    je .interrupted
+    cmp r14d, 0
+    je .again                               ; a page is due
+    jl .failed
+    inc qword ptr [rbx + reader.wakeups]
+    mov qword ptr [rbx + reader.woken], 1
+    jmp .again
+.failed:
+    mov eax, r14d
+    mov ecx, r13d
+    jmp failed
+
+; wait_message: sleep until a message comes or the next page is due
+; -> eax = 1 message, 0 a page is due, or negative errno; r13d = CALL_* made
+wait_message:
+    xor r10d, r10d                          ; ppoll: signal mask; set again for epoll_pwait2
+    xor edx, edx                            ; no time-out
+    mov rax, [rbx + reader.timeout_ns]
+    cmp rax, NONE
+    je .forever
+    xor edx, edx
+    mov ecx, 1000000000
+    div rcx
+    mov [rbx + resolver.sec], rax
+    mov [rbx + resolver.nsec], rdx
+    lea rdx, [rbx + resolver.sec]
+.forever:
+    mov edi, [rbx + reader.epoll]
+    cmp edi, 0
+    jge .shared
+    mov r13d, CALL_PPOLL
+    lea rdi, [rbx + reader.poll_fd]
+    mov esi, 1
+    mov eax, SYS_PPOLL
+    SYSCALL
+    ret
+.shared:
+    ; EPOLLEXCLUSIVE: one message wakes one of the readers that share the userfaultfd.
+    mov r13d, CALL_EPOLL_PWAIT2
+    lea rsi, [rbx + reader.epoll_event]
+    mov r10, rdx
+    mov edx, 1
+    xor r8d, r8d
+    xor r9d, r9d
+    mov eax, SYS_EPOLL_PWAIT2
+    SYSCALL
+    ret
