@@ -1,0 +1,123 @@
+; The guest's program, one copy for all vCPUs: touch each page of this vCPU's part once, time the
+; touch, check what the page holds. Ring 3, long mode, interrupts off, gva = gpa.
+;
+; in:  rdi = this vCPU's record (kvmpc/guest.py, GuestRecord)
+; Ends at the `out` to DONE_PORT. rsi is always the page being touched: where KVM reports a missing
+; page without its address, the host takes it from there (kvmpc/native/vcpu.asm).
+;
+; r8  touches left      r9  index of the touch      r10 index step      r11 indices
+; r12 tag multiplier    r13 tag seed                r14 time before     r15 address of index 0
+
+touch:
+    mov r8, [rdi + guest.touches]
+    mov r9, [rdi + guest.start]
+    mov r10, [rdi + guest.step]
+    mov r11, [rdi + guest.count]
+    mov r12, [rdi + guest.tag_multiplier]
+    mov r13, [rdi + guest.tag_seed]
+    mov r15, [rdi + guest.part]
+    ; Be at home before the gate: code, tables, stack and record have all been touched.
+    push r8
+    pop r8
+    mov qword ptr [rdi + guest.touched], 0
+    xor esi, esi
+    out READY_PORT, al
+
+    rdtsc
+    shl rdx, 32
+    or rax, rdx
+    mov [rdi + guest.start_cycles], rax
+
+.next:
+    ; The page of index i: run i >> shift begins every run_stride pages, the rest counts within it.
+    mov rcx, [rdi + guest.run_shift]
+    mov rax, r9
+    shr rax, cl
+    mov rdx, rax
+    shl rdx, cl
+    mov rsi, r9
+    sub rsi, rdx
+    imul rax, [rdi + guest.run_stride]
+    add rsi, rax
+    shl rsi, PAGE_SHIFT
+    add rsi, r15
+
+.if TIMED
+    lfence
+    rdtsc
+    shl rdx, 32
+    or rax, rdx
+    mov r14, rax
+.endif
+.if WRITE
+    mov [rsi + 8], r9                       ; the first touch: a store, to a word that holds no tag
+.else
+    mov rax, [rsi]
+.endif
+.if TIMED
+    lfence
+    rdtsc
+    shl rdx, 32
+    or rax, rdx
+    sub rax, r14
+    ; Longest touch, and a log-linear histogram: 16 buckets to a power of two, exact below 32.
+    cmp rax, [rdi + guest.longest_cycles]
+    jbe .shorter
+    mov [rdi + guest.longest_cycles], rax
+.shorter:
+    xor ecx, ecx
+    mov rdx, HISTOGRAM_LIMIT
+    cmp rax, rdx
+    cmova rax, rdx
+    cmp rax, 32
+    jb .bucket
+    bsr rcx, rax
+    sub ecx, 4
+    shr rax, cl
+    shl ecx, 4
+.bucket:
+    add rcx, rax
+    inc dword ptr [rdi + rcx*4 + guest.histogram]
+.endif
+
+.if CHECKED
+    mov rax, rsi
+    imul rax, r12
+    xor rax, r13
+    cmp rax, [rsi]
+    jne .wrong
+    rol rax, 32
+    cmp rax, [rsi + LAST_WORD]
+    jne .wrong
+.checked:
+.endif
+
+    inc qword ptr [rdi + guest.touched]
+    add r9, r10
+    cmp r9, r11
+    jb .within
+    sub r9, r11
+.within:
+    dec r8
+    jnz .next
+
+    rdtsc
+    shl rdx, 32
+    or rax, rdx
+    mov [rdi + guest.end_cycles], rax
+    out DONE_PORT, al
+    ud2                                     ; the host never runs a vCPU that is done
+
+.if CHECKED
+.wrong:
+    ; Count it, and keep the first: its address and what was in its first and last word.
+    inc qword ptr [rdi + guest.mismatches]
+    cmp qword ptr [rdi + guest.mismatches], 1
+    jne .checked
+    mov [rdi + guest.wrong_gpa], rsi
+    mov rax, [rsi]
+    mov [rdi + guest.wrong_first], rax
+    mov rax, [rsi + LAST_WORD]
+    mov [rdi + guest.wrong_last], rax
+    jmp .checked
+.endif
