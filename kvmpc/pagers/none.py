@@ -1,0 +1,86 @@
+"""none: no page is missing to userspace. The reference for every other pager.
+
+`host=cold`: the kernel allocates a zeroed page in the fault, the cheapest way a page can come
+about. `host=populated`: the host has the page, tagged, and only KVM's own mapping is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kvmpc.config import Work
+from kvmpc.errors import TrialError, UsageError
+from kvmpc.memory import DATA_GPA
+from kvmpc.native.records import FillRecord
+from kvmpc.pagers.base import Pager, Scene, Supply
+from kvmpc.pagers.spec import Key, choice
+from kvmpc.source import ZERO, TagRule
+from kvmpc.units import PAGE_BYTES
+
+__all__ = ["NonePager"]
+
+
+@dataclass(frozen=True)
+class NonePager(Pager):
+    """The kernel's own faults."""
+
+    host: str = "cold"
+
+    name: ClassVar[str] = "none"
+    keys: ClassVar[Mapping[str, Key]] = {"host": choice("cold", "populated")}
+    fetches: ClassVar[bool] = False
+
+    def check(self, work: Work) -> None:
+        """Refuse cold reads: the one shared zero page would answer all of them."""
+        if self.host == "cold" and work.access == "read":
+            raise UsageError(
+                "--access read with none,host=cold",
+                "read",
+                "--access write, or none,host=populated: the kernel answers reads of untouched "
+                "memory with one shared zero page, so nothing would be paged in",
+            )
+
+    def tags(self, seed: int) -> TagRule:
+        """Return zeros for cold memory: nobody has written to it."""
+        return ZERO if self.host == "cold" else super().tags(seed)
+
+    def open(self, scene: Scene) -> Supply:
+        """Set up for one trial."""
+        return Supply(scene) if self.host == "cold" else PopulatedSupply(scene)
+
+
+class PopulatedSupply(Supply):
+    """Each vCPU's thread fills its part of the touched pages before the gate."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self._fills: list[FillRecord] = []
+
+    def progress(self) -> int:
+        """Return how far the fills are, all together."""
+        return sum(record.index for record in self._fills)
+
+    def before_ready(self, vcpu: int) -> None:
+        """Fill this vCPU's pages; with overlap, its share of the pages that all touch."""
+        scene = self.scene
+        work, layout = scene.work, scene.layout
+        order = layout.order(vcpu)
+        first, end = 0, order.count
+        if work.overlap:
+            first = vcpu * order.count // work.vcpus
+            end = (vcpu + 1) * order.count // work.vcpus
+        record = FillRecord(
+            hva=scene.memory.hva_of_page(order.part_page),
+            gpa=DATA_GPA + order.part_page * PAGE_BYTES,
+            index=first,
+            end=end,
+            run_shift=layout.run_pages.bit_length() - 1,
+            run_stride=layout.run_stride,
+            tag_multiplier=scene.tags.multiplier,
+            tag_seed=scene.tags.seed,
+        )
+        self._fills.append(record)
+        if self.program().call("fill", record):
+            raise TrialError("filling memory ahead failed")

@@ -1,0 +1,163 @@
+"""uffd: reader threads take missing pages from userfaultfds and install them by UFFDIO_COPY.
+
+The vCPU sleeps in the kernel until its page is there. The reader is a strong one: it reads up to 16
+messages at once without blocking and waits only when there is none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kvmpc import syscalls
+from kvmpc.abi import epoll as epoll_abi
+from kvmpc.abi import poll as poll_abi
+from kvmpc.abi import unistd
+from kvmpc.abi import userfaultfd as uffd_abi
+from kvmpc.config import Work
+from kvmpc.errors import UsageError
+from kvmpc.native.records import (
+    READ_MESSAGES,
+    PendingRecord,
+    ReaderRecord,
+    RecordArray,
+    ResolverRecord,
+)
+from kvmpc.pagers.base import Pager, Reader, Scene, Supply, UffdShares
+from kvmpc.pagers.spec import Key, choice, number, uffds_key, uffds_text
+from kvmpc.units import PAGE_BYTES
+
+__all__ = ["UffdPager"]
+
+MAX_READERS = 1024
+
+
+@dataclass(frozen=True)
+class UffdPager(Pager):
+    """Userfaultfd demand paging.
+
+    uffds: userfaultfds over equal shares of data memory; None = one per vCPU.
+    readers: reader threads on each.
+    fetch: ``pipelined``, a reader goes on reading while simulated fetches are under way, or
+        ``blocking``, it sleeps through each. The same without --fetch-delay.
+    """
+
+    readers: int = 1
+    uffds: int | None = 1
+    fetch: str = "pipelined"
+
+    name: ClassVar[str] = "uffd"
+    keys: ClassVar[Mapping[str, Key]] = {
+        "readers": number(1, MAX_READERS, 1),
+        "uffds": uffds_key(),
+        "fetch": choice("pipelined", "blocking"),
+    }
+
+    def _texts(self) -> list[tuple[str, str]]:
+        return [
+            ("readers", str(self.readers)),
+            ("uffds", uffds_text(self.uffds)),
+            ("fetch", self.fetch),
+        ]
+
+    def uffd_count(self, work: Work) -> int:
+        """Return how many userfaultfds this is for `work`."""
+        return work.vcpus if self.uffds is None else self.uffds
+
+    def check(self, work: Work) -> None:
+        """Refuse shares of less than a page."""
+        check_shares(self.spec, self.uffd_count(work), work)
+
+    def reader_count(self, work: Work) -> int:
+        """Return how many reader threads it starts."""
+        return self.uffd_count(work) * self.readers
+
+    def fd_count(self, work: Work) -> int:
+        """Return its userfaultfds, and an epoll fd for each reader that shares one."""
+        return self.uffd_count(work) * (1 + (self.readers if self.readers > 1 else 0))
+
+    def open(self, scene: Scene) -> Supply:
+        """Set up for one trial."""
+        return UffdSupply(scene, self)
+
+
+def check_shares(spec: str, count: int, work: Work) -> None:
+    """Refuse more userfaultfds than pages. Raises: UsageError."""
+    if count > work.total_pages:
+        raise UsageError(
+            f"uffds of {spec}", count, f"at most {work.total_pages}, the pages of guest memory"
+        )
+
+
+class UffdSupply(Supply):
+    """The userfaultfds of one trial, with their readers."""
+
+    def __init__(self, scene: Scene, pager: UffdPager) -> None:
+        super().__init__(scene)
+        self._pager = pager
+        self._pipelined = pager.fetch == "pipelined" and scene.work.fetch_delay_ns > 0
+        count = pager.uffd_count(scene.work)
+        with self._undo:
+            self._shares = UffdShares(scene, count, 0)
+            self._undo.callback(self._shares.close)
+            # A vCPU waits for one page at a time: a ring this large never fills.
+            ring = 1 << scene.work.vcpus.bit_length()
+            ring_bytes = ring * ctypes.sizeof(PendingRecord)
+            messages_bytes = READ_MESSAGES * ctypes.sizeof(uffd_abi.uffd_msg)
+            self._records = self._undo.enter_context(
+                RecordArray(
+                    ReaderRecord,
+                    pager.reader_count(scene.work),
+                    tail_bytes=PAGE_BYTES + messages_bytes + ring_bytes,
+                )
+            )
+            for index, record in enumerate(self._records.records):
+                share, number = divmod(index, pager.readers)
+                staging = self._records.tails[index]
+                self.equip(record, staging)
+                record.messages = record.next = record.end = staging + PAGE_BYTES
+                record.queue = record.messages + messages_bytes
+                record.queue_mask = ring - 1
+                self._listen(record, self._shares.uffds[share].fd)
+                self.readers.append(Reader(f"reader{share}.{number}", record))
+            self._undo = self._undo.pop_all()
+
+    def _listen(self, record: ReaderRecord, fd: int) -> None:
+        record.uffd = record.poll_fd = fd
+        record.poll_events = poll_abi.POLLIN
+        record.epoll = -1
+        if self._pager.readers == 1:
+            return
+        # EPOLLEXCLUSIVE: otherwise every fault wakes every reader. Source: epoll_ctl(2).
+        record.epoll = syscalls.syscall(
+            unistd.SYS_epoll_create1, os.O_CLOEXEC, call="epoll_create1"
+        )
+        self._undo.callback(syscalls.close_fd, record.epoll)
+        event = epoll_abi.epoll_event(events=epoll_abi.EPOLLIN | epoll_abi.EPOLLEXCLUSIVE)
+        syscalls.syscall(
+            unistd.SYS_epoll_ctl,
+            record.epoll,
+            epoll_abi.EPOLL_CTL_ADD,
+            fd,
+            ctypes.addressof(event),
+            call="epoll_ctl",
+        )
+
+    def equip(self, record: ResolverRecord, staging_hva: int) -> None:
+        """Readers resolve; a vCPU's thread only runs its guest, so a fault that comes out fails."""
+        super().equip(record, staging_hva)
+        if isinstance(record, ReaderRecord):
+            self._shares.equip(record)
+
+    def linked_steps(self) -> dict[str, str]:
+        """Return the steps: with a delay, sleep through it or put the page in a ring."""
+        if self._pipelined:
+            return {"take": "take_later", "install_due": "due_installs"}
+        return {"fetch": "fetch_sleep"} if self.scene.work.fetch_delay_ns else {}
+
+    def stop(self) -> None:
+        """Unregister all: before Linux 6.2 nothing else frees a vCPU asleep in a fault."""
+        self._shares.unregister()
