@@ -1,0 +1,138 @@
+"""From a finished trial's records to numbers: counts, metrics, warnings. It only reads.
+
+A metric that was not measured is absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvmpc import stats
+from kvmpc.config import Work
+from kvmpc.guest import HISTOGRAM_BUCKETS, Guest, bucket_bounds
+from kvmpc.native.records import (
+    READER_FIELDS,
+    RESOLVER_FIELDS,
+    VCPU_FIELDS,
+    FieldSpec,
+    ReaderRecord,
+    ResolverRecord,
+    VcpuRecord,
+)
+from kvmpc.units import GIB, MIB, PAGE_BYTES
+
+__all__ = ["MAX_SKEW_SHARE", "counts", "cycles_per_ns", "histogram", "metrics", "warnings"]
+
+MAX_SKEW_SHARE = 0.01
+_MAX_RETURNS_SHARE = 0.001
+_MAX_TSC_DEVIATION = 0.01
+_TSC_CHECK_NS = 20_000_000
+
+_COUNTED_UNITS = {"calls", "exits", "messages", "pages"}
+
+
+def _counted(fields: Sequence[FieldSpec]) -> list[str]:
+    return [spec.name for spec in fields if spec.use == "out" and spec.unit in _COUNTED_UNITS]
+
+
+def counts(vcpus: Sequence[VcpuRecord], readers: Sequence[ReaderRecord]) -> dict[str, int]:
+    """Return the sum over threads of everything the loops count.
+
+    `returns` are rare-path returns: the one with which each vCPU ends is not among them.
+    """
+    both: list[ResolverRecord] = [*vcpus, *readers]
+    found = {name: sum(getattr(r, name) for r in both) for name in _counted(RESOLVER_FIELDS)}
+    most = {"repeats", "repeats_most"}
+    found |= {n: sum(getattr(r, n) for r in vcpus) for n in _counted(VCPU_FIELDS) if n not in most}
+    found["repeats_most"] = max(record.repeats_most for record in vcpus)
+    if readers:
+        found |= {n: sum(getattr(r, n) for r in readers) for n in _counted(READER_FIELDS)}
+    found["returns"] -= len(both)
+    return found
+
+
+def histogram(guest: Guest, work: Work) -> tuple[tuple[int, int, int], ...]:
+    """Return (lowest, highest, touches) in guest TSC cycles of every bucket that is not empty."""
+    sums = [0] * HISTOGRAM_BUCKETS
+    for vcpu in range(work.vcpus):
+        for bucket, touches in enumerate(guest.record(vcpu).histogram):
+            if touches:
+                sums[bucket] += touches
+    return tuple((*bucket_bounds(bucket), n) for bucket, n in enumerate(sums) if n)
+
+
+def cycles_per_ns(records: Sequence[ResolverRecord]) -> float:
+    """Return the host's TSC rate as the longest-running thread saw it."""
+    longest = max(records, key=lambda record: record.end_ns - record.start_ns)
+    span_ns = longest.end_ns - longest.start_ns
+    return float((longest.end_cycles - longest.start_cycles) / span_ns)
+
+
+def metrics(
+    work: Work,
+    *,
+    gate_ns: int,
+    vcpus: Sequence[VcpuRecord],
+    readers: Sequence[ReaderRecord],
+    guest: Guest,
+    guest_tsc_khz: float,
+) -> dict[str, float]:
+    """Return the trial's metrics; keys end in their unit."""
+    elapsed_ns = max(record.end_ns for record in vcpus) - gate_ns
+    both: list[ResolverRecord] = [*vcpus, *readers]
+    cpu_vcpus = sum(record.cpu_end_ns - record.cpu_start_ns for record in vcpus)
+    cpu_readers = sum(record.cpu_end_ns - record.cpu_start_ns for record in readers)
+    rate = work.expected_pages / elapsed_ns * 1e9
+    found = {
+        "pages_per_s": rate,
+        "mib_per_s": rate * PAGE_BYTES / MIB,
+        "start_skew_ns": float(max(record.start_ns for record in vcpus) - gate_ns),
+        "cpu_vcpus_s": cpu_vcpus / 1e9,
+        "cpu_readers_s": cpu_readers / 1e9,
+        "cpu_s_per_gib": (cpu_vcpus + cpu_readers) / 1e9 / (work.expected_pages * PAGE_BYTES / GIB),
+    }
+    fetches = sum(record.fetches for record in both)
+    if fetches:
+        per_ns = cycles_per_ns(both)
+        tried = sum(record.installs + record.eexist for record in both)
+        found["install_ns_per_page"] = sum(r.install_cycles for r in both) / per_ns / tried
+        if work.fetch_delay_ns:
+            found["fetch_ns_per_page"] = sum(r.fetch_cycles for r in both) / per_ns / fetches
+    # With overlap most touches find their page present: their times are no fault times.
+    if work.timed and not work.overlap:
+        cycles = histogram(guest, work)
+        for key, quantile in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999)):
+            found[f"fault_{key}_ns"] = stats.quantile_cycles(cycles, quantile) / guest_tsc_khz * 1e6
+        longest = max(guest.record(vcpu).longest_cycles for vcpu in range(work.vcpus))
+        found["fault_max_ns"] = longest / guest_tsc_khz * 1e6
+    return found
+
+
+def warnings(
+    work: Work,
+    *,
+    elapsed_ns: int,
+    start_skew_ns: float,
+    returns: int,
+    guest_tsc_khz: float,
+    tsc_khz_seen: float,
+) -> list[str]:
+    """Return what makes this trial less trustworthy, each with a remedy."""
+    found = []
+    if start_skew_ns > MAX_SKEW_SHARE * elapsed_ns:
+        found.append(
+            f"the last vCPU started {start_skew_ns / elapsed_ns:.1%} of the trial after the gate: "
+            "give each vCPU more pages (--mem-per-vcpu), or use fewer vCPUs than CPUs"
+        )
+    if returns > _MAX_RETURNS_SHARE * work.expected_pages * work.vcpus / work.parts:
+        found.append(
+            f"{returns} returns to Python on rare paths, more than 1 per 1000 pages: they cost "
+            "more than a page does; the counts say which exits they were"
+        )
+    deviation = abs(tsc_khz_seen / guest_tsc_khz - 1)
+    if elapsed_ns > _TSC_CHECK_NS and deviation > _MAX_TSC_DEVIATION:
+        found.append(
+            f"the guest's TSC runs at {tsc_khz_seen / 1000:.1f} MHz by the host's clock, KVM says "
+            f"{guest_tsc_khz / 1000:.1f} MHz: fault times are off by {deviation:.1%}"
+        )
+    return found

@@ -1,0 +1,399 @@
+"""One trial: one guest, one pager, one measurement. Park, open the gate, join, count, verify.
+
+`run_trial` builds everything, measures, verifies and takes everything down again, whatever happens
+in between. It returns a result, failed or not; only what ends the whole run (an interrupt, a host
+that cannot) is raised.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from kvmpc import tally, verify
+from kvmpc.abi import kvm as abi
+from kvmpc.config import Work
+from kvmpc.crew import Crew, Report, Worker
+from kvmpc.errors import (
+    GuestError,
+    HostError,
+    Interrupted,
+    KernelError,
+    KvmpcError,
+    TrialError,
+    WatchdogError,
+    describe_errno,
+)
+from kvmpc.guest import DONE_PORT, READY_PORT, TRAP_PORT, Guest, plan_guest
+from kvmpc.interrupt import NEVER, Interrupt
+from kvmpc.kvm import Kvm, Vcpu
+from kvmpc.memory import GuestMemory, Layout, MissingBitmap
+from kvmpc.native.records import (
+    REPEAT_LIMIT,
+    Call,
+    RecordArray,
+    ResolverRecord,
+    Return,
+    SharedRecord,
+    VcpuRecord,
+)
+from kvmpc.pagers.base import Pager, Scene, Supply
+from kvmpc.results import TrialResult
+from kvmpc.source import ZERO
+from kvmpc.units import PAGE_BYTES
+
+__all__ = ["WATCHDOG_S", "run_trial"]
+
+WATCHDOG_S = 10.0
+"""No page for this long means that none will come."""
+
+_POLL_S = 0.1
+
+
+class _Stopped(Exception):
+    """A thread left because its record's stop flag was set."""
+
+
+@dataclass(eq=False, kw_only=True)
+class _VcpuWorker(Worker):
+    """The thread of one vCPU."""
+
+    record: VcpuRecord
+    vcpu: Vcpu
+
+    @property
+    def index(self) -> int:
+        """Which vCPU it is."""
+        return self.vcpu.index
+
+    def interrupt(self) -> None:
+        """Make the next KVM_RUN return at once, should the signal come just before it."""
+        self.vcpu.run.immediate_exit = 1
+
+
+def run_trial(
+    kvm: Kvm,
+    work: Work,
+    pager: Pager,
+    *,
+    round_number: int = 1,
+    watchdog_s: float = WATCHDOG_S,
+    interrupt: Interrupt = NEVER,
+    ring: int = 3,
+) -> TrialResult:
+    """Measure `pager` once on `work`.
+
+    Raises: Interrupted, HostError. Everything else that goes wrong is in the result.
+    """
+    pager.check(work)
+    try:
+        return _Trial(kvm, work, pager, round_number, watchdog_s, interrupt, ring).run()
+    except (Interrupted, HostError):
+        raise
+    except (KvmpcError, OSError, MemoryError) as error:
+        return _blank(work, pager, round_number, error=str(error) or type(error).__name__)
+
+
+def _blank(work: Work, pager: Pager, round_number: int, *, error: str | None) -> TrialResult:
+    return TrialResult(
+        pager=pager.spec,
+        label=pager.label,
+        fetches=pager.fetches,
+        round=round_number,
+        status="ok" if error is None else "failed",
+        error=error,
+        verified=None,
+        vcpus=work.vcpus,
+        expected_pages=work.expected_pages,
+        sparse=work.sparse,
+        elapsed_ns=None,
+        metrics={},
+        counts={},
+        histogram_cycles=(),
+        guest_tsc_khz=None,
+        per_vcpu={},
+        per_reader={},
+        pages_per_node={},
+        warnings=(),
+    )
+
+
+class _Trial:
+    """The state of one trial between set-up and tear-down."""
+
+    def __init__(
+        self,
+        kvm: Kvm,
+        work: Work,
+        pager: Pager,
+        round_number: int,
+        watchdog_s: float,
+        interrupt: Interrupt,
+        ring: int,
+    ) -> None:
+        self.kvm, self.work, self.pager = kvm, work, pager
+        self.round_number, self.watchdog_s, self.interrupt = round_number, watchdog_s, interrupt
+        self.ring = ring
+        self.layout = Layout(work)
+        # Other tags each round: a page left over from a trial before cannot pass for this one's.
+        self.tags = pager.tags(work.seed << 16 | round_number)
+
+    def run(self) -> TrialResult:
+        begin_ns = time.monotonic_ns()
+        with ExitStack() as stack:
+            self._set_up(stack)
+            try:
+                self._wait_ready()
+                ready_ns = time.monotonic_ns()
+                self.crew.open_gate()
+                self._wait_done()
+            finally:
+                # The guests run on memory that the stack unmaps: nobody may be left in there.
+                stuck = self.crew.stop(self.crew.workers, self.supply.stop)
+                if stuck:
+                    stack.pop_all()
+                    raise TrialError(f"threads would not leave: {', '.join(stuck[:8])}")
+            result = self._result(begin_ns=begin_ns, ready_ns=ready_ns)
+            end_ns = time.monotonic_ns()
+            # These reach into memory that is about to be unmapped.
+            self._forget()
+        teardown_ns = float(time.monotonic_ns() - end_ns)
+        return replace(result, metrics={**result.metrics, "teardown_ns": teardown_ns})
+
+    def _set_up(self, stack: ExitStack) -> None:
+        work = self.work
+        self.shared = stack.enter_context(RecordArray(SharedRecord, 1)).records[0]
+        cpuid = self.kvm.supported_cpuid()
+        plan = plan_guest(work, cpuid)
+        self.memory = stack.enter_context(GuestMemory(plan.low_bytes, plan.data_bytes))
+        self.bitmap = stack.enter_context(MissingBitmap(work.total_pages))
+        self.guest = Guest(plan, self.memory, self.layout, self.tags)
+        scene = Scene(work, self.memory, self.layout, self.bitmap, self.shared, self.tags)
+        self.supply: Supply = stack.enter_context(self.pager.open(scene))
+        self.program = self.supply.program()
+        self.crew = Crew(self.shared, self.program)
+        records = stack.enter_context(RecordArray(VcpuRecord, work.vcpus, tail_bytes=PAGE_BYTES))
+        vm = stack.enter_context(self.kvm.create_vm())
+        self.memory.give_to(vm)
+        self.vcpu_workers: list[_VcpuWorker] = []
+        for index in range(work.vcpus):
+            vcpu = self.guest.create_vcpu(vm, index, cpuid, ring=self.ring)
+            vcpu.share_host_tsc()
+            record = records.records[index]
+            self.supply.equip(record, records.tails[index])
+            record.fd, record.run = vcpu.fd, vcpu.run_address
+            record.last_page = ~0
+            self.vcpu_workers.append(_VcpuWorker(name=f"vcpu{index}", record=record, vcpu=vcpu))
+        self.reader_workers = [Worker(name=r.name, record=r.record) for r in self.supply.readers]
+        self.guest_tsc_khz = self.vcpu_workers[0].vcpu.tsc_khz()
+
+    def _forget(self) -> None:
+        del self.shared, self.guest, self.memory, self.bitmap, self.supply, self.crew
+        del self.vcpu_workers, self.reader_workers
+
+    # What the threads do.
+
+    def _vcpu_body(self, worker: _VcpuWorker, report: Report) -> None:
+        try:
+            self.supply.before_ready(worker.index)
+            self._run_until(worker, "vcpu_loop", READY_PORT)
+            worker.record.kvm_runs = 0
+            report("ready")
+            self._run_until(worker, "gated_vcpu_loop", DONE_PORT)
+            report("done")
+        except _Stopped:
+            pass
+
+    def _reader_body(self, worker: Worker, report: Report) -> None:
+        report("ready")
+        code = self.program.call("reader_loop", worker.record)
+        if code != Return.STOPPED:
+            raise _error_of(code, worker.name, worker.record)
+
+    def _run_until(self, worker: _VcpuWorker, function: str, port: int) -> None:
+        """Run the vCPU until the guest writes to `port`."""
+        record, vcpu = worker.record, worker.vcpu
+        while True:
+            code = self.program.call(function, record)
+            if code == Return.EXIT:
+                if record.error == 0 and vcpu.run.exit_reason == abi.KVM_EXIT_IO:
+                    if vcpu.run.io.port == port:
+                        return
+                    if vcpu.run.io.port == TRAP_PORT:
+                        raise GuestError(worker.index, self.guest.describe_trap(worker.index))
+                handled = None if record.error else self.supply.handle(vcpu, record)
+                if handled is None:
+                    raise GuestError(worker.index, _describe_exit(vcpu, record.error))
+                code = handled
+            if code == Return.STOPPED:
+                raise _Stopped
+            if code != Return.OK:
+                raise _error_of(code, worker.name, record)
+
+    # What the main thread does meanwhile.
+
+    def _wait_ready(self) -> None:
+        self.crew.start(self.reader_workers, self._reader_body)
+        self._await("ready", len(self.reader_workers))
+        self.crew.start(self.vcpu_workers, self._vcpu_body)
+        self._await("ready", len(self.vcpu_workers))
+
+    def _wait_done(self) -> None:
+        self._await("done", len(self.vcpu_workers))
+        stuck = self.crew.stop(self.reader_workers, lambda: None)
+        if stuck:
+            raise TrialError(f"readers would not leave: {', '.join(stuck[:8])}")
+
+    def _progress(self) -> int:
+        touched = sum(int(self.guest.record(w.index).touched) for w in self.vcpu_workers)
+        return touched + self.supply.progress()
+
+    def _await(self, kind: str, threads: int) -> None:
+        """Wait for `threads` events of `kind`; a failure, an interrupt or the watchdog ends it."""
+        last_progress, last_change = -1, time.monotonic()
+        if not threads:
+            return
+        for event in self.crew.events(_POLL_S):
+            if self.interrupt.signal_name is not None:
+                raise Interrupted(self.interrupt.signal_name)
+            if event is not None:
+                if event.error is not None:
+                    raise event.error
+                if event.kind == kind:
+                    threads -= 1
+                last_change = time.monotonic()
+                if not threads:
+                    return
+            elif time.monotonic() - last_change > min(1.0, self.watchdog_s / 4):
+                progress = self._progress()
+                if progress != last_progress:
+                    last_progress, last_change = progress, time.monotonic()
+                elif time.monotonic() - last_change > self.watchdog_s:
+                    raise WatchdogError(self.watchdog_s, self._stuck())
+
+    def _stuck(self) -> list[str]:
+        found = []
+        for worker in self.vcpu_workers:
+            record = self.guest.record(worker.index)
+            if worker.left.is_set():
+                continue
+            if record.touched < record.touches and self.shared.gate:
+                page = self.layout.touched_page(worker.index, record.touched)
+                found.append(f"{worker.name} for page {page}")
+            else:
+                found.append(f"{worker.name} before the gate")
+        return found
+
+    # Afterwards.
+
+    def _result(self, *, begin_ns: int, ready_ns: int) -> TrialResult:
+        work, guest = self.work, self.guest
+        vcpus = [worker.record for worker in self.vcpu_workers]
+        readers = [reader.record for reader in self.supply.readers]
+        verify.verify_guest(guest, self.layout, self.tags)
+        verify.verify_presence(self.memory, self.layout)
+        if self.pager.fetches:
+            verify.verify_installs([*vcpus, *readers], work.expected_pages)
+            verify.verify_bitmap(self.bitmap, self.layout)
+        gate_ns = self.shared.gate_ns
+        elapsed_ns = max(record.end_ns for record in vcpus) - gate_ns
+        seen_khz = self._guest_tsc_khz_seen()
+        khz = float(self.guest_tsc_khz or seen_khz)
+        metrics = tally.metrics(
+            work, gate_ns=gate_ns, vcpus=vcpus, readers=readers, guest=guest, guest_tsc_khz=khz
+        )
+        metrics["setup_ns"] = float(ready_ns - begin_ns)
+        counts = tally.counts(vcpus, readers)
+        return replace(
+            _blank(work, self.pager, self.round_number, error=None),
+            verified="zeros" if self.tags == ZERO else "yes",
+            elapsed_ns=elapsed_ns,
+            metrics=metrics,
+            counts=counts,
+            histogram_cycles=tally.histogram(guest, work),
+            guest_tsc_khz=khz,
+            per_vcpu=_per_thread(vcpus, gate_ns)
+            | {
+                "touched": tuple(guest.record(i).touched for i in range(work.vcpus)),
+                "longest_cycles": tuple(guest.record(i).longest_cycles for i in range(work.vcpus)),
+            },
+            per_reader=_per_thread(readers, gate_ns)
+            | {"received": tuple(record.received for record in readers)},
+            pages_per_node=self.memory.pages_per_node(),
+            warnings=tuple(
+                tally.warnings(
+                    work,
+                    elapsed_ns=elapsed_ns,
+                    start_skew_ns=metrics["start_skew_ns"],
+                    returns=counts["returns"],
+                    guest_tsc_khz=khz,
+                    tsc_khz_seen=seen_khz,
+                )
+            ),
+        )
+
+    def _guest_tsc_khz_seen(self) -> float:
+        """Return the guest's TSC rate by the host's clock, on the vCPU that ran longest."""
+        worker = max(self.vcpu_workers, key=lambda w: w.record.end_ns - w.record.start_ns)
+        record = self.guest.record(worker.index)
+        cycles = record.end_cycles - record.start_cycles
+        return float(cycles / (worker.record.end_ns - worker.record.start_ns) * 1e6)
+
+
+def _per_thread(records: Sequence[ResolverRecord], gate_ns: int) -> dict[str, tuple[int, ...]]:
+    return {
+        "start_ns": tuple(record.start_ns - gate_ns for record in records),
+        "end_ns": tuple(record.end_ns - gate_ns for record in records),
+        "cpu_ns": tuple(record.cpu_end_ns - record.cpu_start_ns for record in records),
+        "installs": tuple(record.installs for record in records),
+    }
+
+
+def _error_of(code: int, name: str, record: ResolverRecord) -> KvmpcError:
+    """Return the error that a native loop's return code means."""
+    page = record.page
+    if code == Return.FAILED:
+        call = Call(record.failed_call)
+        of_page = f" of page {page}" if call in (Call.UFFDIO_COPY, Call.UFFDIO_WAKE) else ""
+        return KernelError(
+            f"{name}: {call.name}{of_page}", record.error, _HINTS.get(record.error, "")
+        )
+    texts = {
+        Return.OUTSIDE: f"a fault at page {page:#x} of data memory, which it does not supply",
+        Return.REPEATED: f"page {page} exited {REPEAT_LIMIT} times in a row though it is installed",
+        Return.EVENT: f"an unexpected userfaultfd message (event or length {record.error})",
+        Return.FULL: "more pages are on their way than there are vCPUs",
+    }
+    return TrialError(f"{name}: {texts.get(Return(code), Return(code).name)}")
+
+
+_HINTS = {
+    errno.ENOMEM: "the host or its cgroup is out of memory",
+    errno.ENOENT: "the range is not registered (any more)",
+}
+
+
+def _describe_exit(vcpu: Vcpu, error: int) -> str:
+    """Return what KVM said when it stopped running a vCPU for a reason kvmpc has no use for."""
+    run = vcpu.run
+    reason = run.exit_reason
+    name = next(
+        (n for n in abi.__all__ if n.startswith("KVM_EXIT_") and getattr(abi, n) == reason),
+        f"exit reason {reason}",
+    )
+    registers = f"rip {run.s.regs.regs.rip:#x}, rsi {run.s.regs.regs.rsi:#x}"
+    if error:
+        return f"KVM_RUN failed with {describe_errno(error)} and {name}; {registers}"
+    detail = ""
+    if reason == abi.KVM_EXIT_SHUTDOWN:
+        detail = " (triple fault)"
+    elif reason == abi.KVM_EXIT_MMIO:
+        detail = f" at gpa {run.mmio.phys_addr:#x}"
+    elif reason == abi.KVM_EXIT_INTERNAL_ERROR:
+        detail = f", suberror {run.internal.suberror}"
+    elif reason == abi.KVM_EXIT_FAIL_ENTRY:
+        detail = f", hardware reason {run.fail_entry.hardware_entry_failure_reason:#x}"
+    return f"{name}{detail}; {registers}"

@@ -1,0 +1,78 @@
+"""What must hold after a trial for its rate to be believed. Each check raises `VerifyError`.
+
+The guest's own view (tags), the kernel's (pagemap), and the loops' counts must all say that exactly
+the expected pages are there, each installed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvmpc.errors import VerifyError
+from kvmpc.guest import Guest
+from kvmpc.memory import DATA_GPA, GuestMemory, Layout, MissingBitmap
+from kvmpc.native.records import ResolverRecord
+from kvmpc.source import TagRule
+from kvmpc.units import PAGE_BYTES
+
+__all__ = ["verify_bitmap", "verify_guest", "verify_installs", "verify_presence"]
+
+
+def verify_guest(guest: Guest, layout: Layout, tags: TagRule) -> None:
+    """Every vCPU has touched every page of its order, and found the right tags.
+
+    Names the first wrong page by vCPU and page. Raises: VerifyError.
+    """
+    for vcpu in range(layout.work.vcpus):
+        record = guest.record(vcpu)
+        if record.touched != record.touches:
+            raise VerifyError(f"vcpu{vcpu} touched {record.touched} of {record.touches} pages")
+        if record.mismatches:
+            gpa = record.wrong_gpa
+            raise VerifyError(
+                f"vcpu{vcpu} found {record.mismatches} pages with a wrong tag, first page "
+                f"{(gpa - DATA_GPA) // PAGE_BYTES} (gpa {gpa:#x}): "
+                f"{record.wrong_first:#018x} and {record.wrong_last:#018x} in its first and last "
+                f"word, not {tags.tag(gpa):#018x} and {tags.last_word(gpa):#018x}"
+            )
+
+
+def verify_presence(memory: GuestMemory, layout: Layout) -> None:
+    """Exactly the touched pages are present in this process. Raises: VerifyError, OSError."""
+    pages = layout.work.pages_per_part
+    for part in range(layout.work.parts):
+        present = memory.present(part * pages, pages)
+        if present == layout.expected_part:
+            continue
+        wrong = next(page for page in range(pages) if present[page] != layout.expected_part[page])
+        state = "present, though nobody touched it" if present[wrong] else "missing"
+        raise VerifyError(
+            f"page {part * pages + wrong} is {state}; {sum(present)} pages of part {part} are "
+            f"present, {layout.work.touched_per_part} expected"
+        )
+
+
+def verify_bitmap(bitmap: MissingBitmap, layout: Layout) -> None:
+    """Exactly the touched pages have their missing bit cleared. Raises: VerifyError."""
+    pages = layout.work.pages_per_part
+    # One digit a page, page 0 last: the fast way from bytes to bits.
+    digits = layout.expected_part[::-1].translate(bytes.maketrans(b"\0\1", b"10"))
+    expected = int(digits, 2)
+    for part in range(layout.work.parts):
+        missing = bitmap.missing(part * pages, pages)
+        if missing != expected:
+            difference = missing ^ expected
+            wrong = (difference & -difference).bit_length() - 1
+            state = "still marked missing" if missing >> wrong & 1 else "not marked missing"
+            raise VerifyError(f"page {part * pages + wrong} is {state} in the bitmap")
+
+
+def verify_installs(records: Sequence[ResolverRecord], expected_pages: int) -> None:
+    """The threads together have installed as many pages as expected. Raises: VerifyError."""
+    installed = sum(record.installs for record in records)
+    if installed != expected_pages:
+        found = sum(record.eexist for record in records)
+        raise VerifyError(
+            f"{installed} pages were installed and {found} found present already, "
+            f"{expected_pages} expected"
+        )
