@@ -1,0 +1,468 @@
+"""What a run found: frozen records, and their one JSON form.
+
+Owns the document's schema. Reading trusts nothing: every field must be there and of its type (a
+bool is not a number; NaN and infinity are refused), and what is wrong is named with its place,
+such as ``trials[3].counts.installs``. Keys it does not know are ignored, so that a field can be
+added without a new version; a new version means that an old reader would misread the document.
+
+Knows nothing of KVM. A field that was not measured is absent or null, never 0. All fails with
+ResultFileError (reading), UsageError (an output path found unusable before the first trial) or
+KernelError (a write that failed later).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import json
+import math
+import os
+import secrets
+import stat
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from kvmpc.errors import KernelError, ResultFileError, UsageError, describe_errno
+
+__all__ = [
+    "FAILED",
+    "OK",
+    "SCHEMA",
+    "VERSION",
+    "Result",
+    "ResultWriter",
+    "TrialResult",
+    "from_json",
+    "load",
+    "to_json",
+]
+
+SCHEMA: Final = "kvmpc-result"
+VERSION: Final = 1
+OK: Final = "ok"
+FAILED: Final = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """One trial: one guest, one pager, one measurement.
+
+    pager: canonical spec, such as ``uffd,uffds=per-vcpu``; the key that joins trials to a row.
+    label: the spec as shown, such as ``exit(sigbus),uffds=per-vcpu``.
+    fetches: whether the pager fetches pages (``none`` does not).
+    round: 0 = warm-up, then 1, 2, ...
+    status: ``ok`` or ``failed``; error: why it failed, None when it did not.
+    verified: ``yes``; ``zeros`` where pages can only hold zeros; None if nothing was verified.
+    expected_pages: pages that had to be present afterwards; sparse: not every page was touched.
+    elapsed_ns: gate-open to the last vCPU's last page; None if it never came.
+    metrics: only what was measured; the unit ends the name (``pages_per_s``, ``fault_p50_ns``).
+    counts: events by name (``installs``, ``eexist``, ``reads``).
+    histogram_cycles: (lowest, highest, touches) of non-empty buckets, guest TSC cycles, ascending.
+    guest_tsc_khz: guest TSC cycles in a millisecond.
+    per_vcpu: raw lists by name, one entry per vCPU (``start_ns``, ``end_ns`` from the gate).
+    per_reader: raw lists by name, one entry per reader thread.
+    pages_per_node: pages by NUMA node, afterwards.
+    warnings: what tilts this trial's numbers, with the remedy in the text.
+    """
+
+    pager: str
+    label: str
+    fetches: bool
+    round: int
+    status: str
+    error: str | None
+    verified: str | None
+    vcpus: int
+    expected_pages: int
+    sparse: bool
+    elapsed_ns: int | None
+    metrics: Mapping[str, float]
+    counts: Mapping[str, int]
+    histogram_cycles: tuple[tuple[int, int, int], ...]
+    guest_tsc_khz: float | None
+    per_vcpu: Mapping[str, tuple[int, ...]]
+    per_reader: Mapping[str, tuple[int, ...]]
+    pages_per_node: Mapping[str, int]
+    warnings: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.status not in (OK, FAILED):
+            raise ValueError(f"status is {self.status!r}, not {OK!r} or {FAILED!r}")
+        if (self.status == FAILED) != (self.error is not None):
+            raise ValueError(f"status {self.status!r} does not go with error {self.error!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One run: all rounds of one command, finished or as far as it came.
+
+    command: the command line; started: ISO 8601, UTC; finished: whether every trial was run.
+    options: the exact options of the run, JSON values by name; those of ``config.Work`` keep
+        its field names.
+    pagers: specs in the order given.
+    host: facts of the machine, as ``host.collect`` gives them.
+    trials: in the order they ran, warm-ups included.
+    """
+
+    tool_version: str
+    command: tuple[str, ...]
+    started: str
+    finished: bool
+    options: Mapping[str, object]
+    pagers: tuple[str, ...]
+    host: Mapping[str, object]
+    trials: tuple[TrialResult, ...]
+    warnings: tuple[str, ...]
+
+
+def to_json(result: Result) -> str:
+    """Return the document of `result`, one line for each field and each trial.
+
+    Raises: ValueError where a value is NaN or infinite, TypeError where one is no JSON value:
+    both are defects of the caller.
+    """
+    document = {"schema": SCHEMA, "version": VERSION, **vars(result)}
+    document["trials"] = None
+    lines = [f"{json.dumps(key)}: {_dump(value)}" for key, value in document.items()]
+    trials = ",\n".join(_dump(vars(trial)) for trial in result.trials)
+    lines[list(document).index("trials")] = f'"trials": [\n{trials}\n]'
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _dump(value: object) -> str:
+    # Not indented: only the compact form has json's C encoder, and this runs after every trial.
+    # ASCII, so that an argument that is not UTF-8 survives as an escaped surrogate.
+    return json.dumps(value, allow_nan=False, default=_plain)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{value!r} has no place in a result")
+
+
+def from_json(text: str, path: str) -> Result:
+    """Return the result in the document `text`; `path` is what an error calls it.
+
+    Raises: ResultFileError, whose reason says what is wrong and where.
+    """
+    document = _parse(text, path)
+    if not isinstance(document, dict) or "schema" not in document:
+        raise ResultFileError(path, "JSON, but not a kvmpc result")
+    if document["schema"] != SCHEMA:
+        raise ResultFileError(path, f"of schema {document['schema']!r}, not {SCHEMA!r}")
+    version = document.get("version")
+    if type(version) is not int or version < 1:
+        raise ResultFileError(path, f"version: {_shown(version)} is not a version number")
+    if version > VERSION:
+        raise ResultFileError(
+            path,
+            f"version {version} is newer than this kvmpc reads ({VERSION}): upgrade kvmpc",
+        )
+    try:
+        result: Result = _reader(Result)(document)
+    except _Mismatch as mismatch:
+        raise ResultFileError(path, str(mismatch)) from mismatch
+    return result
+
+
+def load(path: str) -> Result:
+    """Return the result in the file `path`, or on standard input for ``-``.
+
+    Raises: ResultFileError.
+    """
+    try:
+        raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        reason = f"cannot be read: {describe_errno(error.errno or 0)}"
+        raise ResultFileError(path, reason) from error
+    shown = "standard input" if path == "-" else path
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ResultFileError(shown, f"not JSON: byte {error.start} is not UTF-8") from error
+    return from_json(text, shown)
+
+
+class _NotFinite(ValueError):
+    """A number that JSON can spell in Python's dialect, but that no measurement gives."""
+
+
+def _parse(text: str, path: str) -> object:
+    body = text.strip()
+    if not body:
+        raise ResultFileError(path, "empty")
+    try:
+        return json.loads(body, parse_float=_finite, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        if body.startswith("{") and (error.pos >= len(body) or not body.endswith("}")):
+            reason = f"cut short: the document does not end after {len(text)} characters"
+        else:
+            reason = f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        raise ResultFileError(path, reason) from error
+    except _NotFinite as error:
+        raise ResultFileError(path, f"{error} is not a finite number") from error
+    except (ValueError, RecursionError) as error:  # thousands of digits or of brackets
+        raise ResultFileError(path, f"not a kvmpc result: {error}") from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise _NotFinite(text)
+    return number
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise _NotFinite(text)
+
+
+class _Mismatch(Exception):
+    """A value that is not of its field's type; the place grows from inside out as it unwinds."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.place = ""
+
+    def inside(self, step: str) -> _Mismatch:
+        self.place = step + self.place
+        return self
+
+    def __str__(self) -> str:
+        place = self.place.removeprefix(".")
+        return f"{place}: {self.problem}" if place else self.problem
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+_Reader = Callable[[object], Any]
+
+
+@functools.cache
+def _reader(wanted: Any) -> _Reader:
+    """Return the function that checks a parsed JSON value and makes it a `wanted`.
+
+    `wanted` is an annotation of the records above: they are the schema, there is no second one.
+    """
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if wanted is object:
+        return lambda value: value
+    if wanted is float:
+        return _read_float
+    if wanted in (str, int, bool):
+        return functools.partial(_read_exactly, wanted)
+    if is_dataclass(wanted) and isinstance(wanted, type):
+        return _record_reader(wanted)
+    if origin is types.UnionType and len(arguments) == 2 and arguments[1] is types.NoneType:
+        return _optional_reader(_reader(arguments[0]))
+    if origin is tuple and arguments[1:] == (...,):
+        return _tuple_reader(_reader(arguments[0]), None)
+    if origin is tuple and len(set(arguments)) == 1:
+        return _tuple_reader(_reader(arguments[0]), len(arguments))
+    if origin is Mapping and arguments[0] is str:
+        return _mapping_reader(_reader(arguments[1]))
+    raise TypeError(f"no way to read a {wanted}")
+
+
+_NAMES: Final = {str: "a string", int: "a whole number", bool: "true or false"}
+
+
+def _read_exactly(wanted: type, value: object) -> object:
+    if type(value) is not wanted:  # not isinstance: True is an int
+        raise _Mismatch(f"{_shown(value)} is not {_NAMES[wanted]}")
+    return value
+
+
+def _read_float(value: object) -> float:
+    if type(value) is float:
+        return value
+    if type(value) is int:
+        with contextlib.suppress(OverflowError):
+            return float(value)
+    raise _Mismatch(f"{_shown(value)} is not a number")
+
+
+def _optional_reader(read: _Reader) -> _Reader:
+    return lambda value: None if value is None else read(value)
+
+
+def _tuple_reader(read: _Reader, length: int | None) -> _Reader:
+    def read_tuple(value: object) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise _Mismatch(f"{_shown(value)} is not a list")
+        if length is not None and len(value) != length:
+            raise _Mismatch(f"has {len(value)} entries, not {length}")
+        items = []
+        for index, item in enumerate(value):
+            try:
+                items.append(read(item))
+            except _Mismatch as mismatch:
+                raise mismatch.inside(f"[{index}]") from None
+        return tuple(items)
+
+    return read_tuple
+
+
+def _mapping_reader(read: _Reader) -> _Reader:
+    def read_mapping(value: object) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise _Mismatch(f"{_shown(value)} is not an object")
+        items = {}
+        for key, item in value.items():
+            try:
+                items[key] = read(item)
+            except _Mismatch as mismatch:
+                raise mismatch.inside(f".{key}") from None
+        return items
+
+    return read_mapping
+
+
+def _record_reader(record: type) -> _Reader:
+    hints = typing.get_type_hints(record)
+    readers = {field.name: _reader(hints[field.name]) for field in fields(record)}
+
+    def read_record(value: object) -> Any:
+        if not isinstance(value, dict):
+            raise _Mismatch(f"{_shown(value)} is not an object")
+        items = {}
+        for name, read in readers.items():
+            try:
+                if name not in value:
+                    raise _Mismatch("missing")
+                items[name] = read(value[name])
+            except _Mismatch as mismatch:
+                raise mismatch.inside(f".{name}") from None
+        try:
+            return record(**items)
+        except ValueError as error:
+            raise _Mismatch(str(error)) from error
+
+    return read_record
+
+
+class ResultWriter:
+    """Where ``--json`` goes: a file that always holds a whole document, or a stream.
+
+    A regular file (through a symlink: its target) is replaced atomically by every `write`, so
+    that the last complete document outlives whatever comes next; until the first `write` it keeps
+    what it holds. ``-``, whatever stdout goes to, and anything that is not a regular file (a
+    FIFO, a shell's ``>(...)``) take one document, at `finish`.
+
+    path: as given on the command line.
+
+    Raises: UsageError naming ``--json`` where the path cannot be written: ask before a trial.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._stdout = path == "-"
+        # A file's true name, so that replacing it does not replace a symlink; None = a stream.
+        self._file: str | None = None
+        if self._stdout:
+            return
+        try:
+            self._choose(path)
+        except OSError as error:
+            allowed = "- or a file in a directory that can be written: "
+            reason = describe_errno(error.errno or 0)
+            raise UsageError("--json", path, allowed + reason) from error
+
+    def _choose(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(path)
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError(errno.EISDIR, path)
+            # /dev/stdout may be a regular file; replacing it would lose the rest of stdout.
+            self._stdout = _is_stdout(status)
+            if self._stdout:
+                return
+            if not stat.S_ISREG(status.st_mode):
+                if not os.access(path, os.W_OK):
+                    raise PermissionError(errno.EACCES, path)
+                return
+        self._file = os.path.realpath(path)
+        _check_replaceable(path, self._file)
+
+    def write(self, result: Result) -> None:
+        """Save what is known so far; a stream waits for `finish`.
+
+        Raises: KernelError naming the path; the file then holds what it held before.
+        """
+        if self._file is not None:
+            try:
+                _replace(self._file, to_json(result))
+            except OSError as error:
+                raise self._failed(error, "it holds what it held before") from error
+
+    def finish(self, result: Result) -> None:
+        """Save the last state, to a stream too.
+
+        Raises: KernelError naming the path.
+        """
+        if self._file is not None:
+            self.write(result)
+            return
+        text = to_json(result)
+        try:
+            if self._stdout:
+                sys.stdout.write(text)
+                sys.stdout.flush()
+            else:
+                Path(self.path).write_text(text, encoding="ascii")
+        except OSError as error:
+            raise self._failed(error, "") from error
+
+    def _failed(self, error: OSError, hint: str) -> KernelError:
+        return KernelError(f"write of {self.path}", error.errno or 0, hint)
+
+
+def _is_stdout(status: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(status, os.fstat(1))
+    except OSError:  # EBADF: stdout is closed
+        return False
+
+
+def _check_replaceable(path: str, file: str) -> None:
+    """Try what `_replace` will do, short of doing it: a permission bit is not the whole truth."""
+    if not os.path.basename(path):
+        raise IsADirectoryError(errno.EISDIR, path)
+    with contextlib.suppress(FileNotFoundError):
+        os.close(os.open(file, os.O_WRONLY | os.O_CLOEXEC))  # write-protected stays so
+    descriptor, temporary = _create_beside(file)
+    os.close(descriptor)
+    os.unlink(temporary)
+
+
+def _create_beside(file: str) -> tuple[int, str]:
+    # Not tempfile: its files are 0600, and a new result is to get what the umask gives.
+    temporary = os.path.join(os.path.dirname(file), f".kvmpc-{secrets.token_hex(8)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    return os.open(temporary, flags, 0o666), temporary
+
+
+def _replace(file: str, text: str) -> None:
+    descriptor, temporary = _create_beside(file)
+    try:
+        with open(descriptor, "w", encoding="ascii") as stream:
+            with contextlib.suppress(FileNotFoundError):
+                os.fchmod(descriptor, stat.S_IMODE(os.stat(file).st_mode))
+            stream.write(text)
+            stream.flush()
+            os.fsync(descriptor)  # before the rename: after a crash, the old or the new, not none
+        os.replace(temporary, file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

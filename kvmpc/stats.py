@@ -1,0 +1,224 @@
+"""What the numbers of a result say, as numbers: medians, paired ratios, percentiles, table rows.
+
+Pure functions of records; rounds nothing, formats nothing, and says None where there is no
+number. A comparison is always paired: a ratio is taken inside one round, where both pagers met the
+same state of the host, and only then summarised over rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from kvmpc.results import FAILED, OK, Result, TrialResult
+
+__all__ = [
+    "Row",
+    "Summary",
+    "baseline_pager",
+    "compare_rows",
+    "cycles_to_ns",
+    "measured_trials",
+    "median",
+    "paired_ratios",
+    "percentile_bounds",
+    "quantile_cycles",
+    "reference_pager",
+    "summarise",
+]
+
+Histogram = Sequence[tuple[int, int, int]]
+"""(lowest, highest, touches) of the non-empty buckets, ascending; both ends belong to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The middle and the spread of `n` values."""
+
+    median: float
+    lowest: float
+    highest: float
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One pager in the table; None where there is no number.
+
+    A row with a failed trial, warm-ups included, has no number at all: what one trial got wrong,
+    the others may have got wrong unseen.
+
+    ok_trials: verified, measured trials; failed_trials: failed ones, warm-ups included.
+    errors: why they failed, without repetitions.
+    pages_per_s, mib_per_s, cpu_s_per_gib: medians over rounds.
+    ratio: rate over the rate of the first pager that fetches, per round.
+    share_of_none: median of the rate over the rate of the first pager that does not fetch.
+    fault_p50_ns, fault_p99_ns: medians over rounds of a guest touch's time.
+    verified: what was verified in every trial; None if anything was not.
+    """
+
+    spec: str
+    label: str
+    ok_trials: int
+    failed_trials: int
+    errors: tuple[str, ...]
+    pages_per_s: float | None
+    mib_per_s: float | None
+    ratio: Summary | None
+    share_of_none: float | None
+    fault_p50_ns: float | None
+    fault_p99_ns: float | None
+    cpu_s_per_gib: float | None
+    verified: str | None
+
+    @property
+    def failed(self) -> bool:
+        """Whether any trial of this pager failed."""
+        return self.failed_trials > 0
+
+
+def median(values: Iterable[float]) -> float | None:
+    """Return the median, or None of nothing."""
+    known = sorted(values)  # by hand: the statistics module takes 15 ms to import
+    if not known:
+        return None
+    middle = len(known) // 2
+    return known[middle] if len(known) % 2 else (known[middle - 1] + known[middle]) / 2
+
+
+def summarise(values: Iterable[float]) -> Summary | None:
+    """Return median, lowest, highest and number of `values`, or None of nothing."""
+    known = sorted(values)
+    middle = median(known)
+    if middle is None:
+        return None
+    return Summary(median=middle, lowest=known[0], highest=known[-1], n=len(known))
+
+
+def cycles_to_ns(cycles: float, tsc_khz: float) -> float:
+    """Return the nanoseconds in `cycles` of a counter of `tsc_khz` (cycles in a millisecond)."""
+    return cycles * 1e6 / tsc_khz
+
+
+def percentile_bounds(histogram: Histogram, quantile: float) -> tuple[int, int] | None:
+    """Return lowest and highest cycle count of the bucket that holds the `quantile` (nearest rank).
+
+    None where the histogram is empty.
+    """
+    total = sum(touches for _, _, touches in histogram)
+    if total <= 0:
+        return None
+    # In whole numbers: 0.07 * 100 is 7.000000000000001, whose ceiling is one rank too far.
+    rank = max(1, -(-round(quantile * 10**6) * total // 10**6))
+    for lowest, highest, touches in histogram:
+        rank -= touches
+        if rank <= 0:
+            return lowest, highest
+    return None
+
+
+def quantile_cycles(histogram: Histogram, quantile: float) -> float:
+    """Return the midpoint of the bucket that holds the `quantile`.
+
+    A bucket is at most 1/16 of its lowest value wide, so the midpoint is off by at most 1/32 to
+    either side; the upper end would be off by up to 1/16, and always upwards.
+
+    Raises: ValueError where the histogram is empty.
+    """
+    bounds = percentile_bounds(histogram, quantile)
+    if bounds is None:
+        raise ValueError("an empty histogram has no quantiles")
+    return (bounds[0] + bounds[1]) / 2
+
+
+def measured_trials(result: Result, spec: str) -> list[TrialResult]:
+    """Return the trials of `spec` that count: neither warm-up nor failed."""
+    return [
+        trial
+        for trial in result.trials
+        if trial.pager == spec and trial.round > 0 and trial.status == OK
+    ]
+
+
+def paired_ratios(
+    result: Result, numerator_spec: str, denominator_spec: str, metric: str
+) -> list[float]:
+    """Return `metric` of one pager over that of another, for each round that measured both."""
+    numerators = _by_round(result, numerator_spec, metric)
+    denominators = _by_round(result, denominator_spec, metric)
+    return [
+        numerators[number] / denominators[number]
+        for number in sorted(numerators.keys() & denominators.keys())
+        if denominators[number] > 0
+    ]
+
+
+def baseline_pager(result: Result) -> str | None:
+    """Return the first pager in the order given that fetches: the 1.00 of every ratio."""
+    return _first(result, fetches=True)
+
+
+def reference_pager(result: Result) -> str | None:
+    """Return the first pager in the order given that does not fetch: the whole of every share."""
+    return _first(result, fetches=False)
+
+
+def compare_rows(result: Result) -> list[Row]:
+    """Return a row for each pager, in the order given, also for one that has no trial yet."""
+    failed = {trial.pager for trial in result.trials if trial.status == FAILED}
+    baseline, reference = baseline_pager(result), reference_pager(result)
+    return [
+        _row(
+            result,
+            spec,
+            baseline=None if baseline in failed else baseline,
+            reference=None if reference in failed else reference,
+        )
+        for spec in dict.fromkeys(result.pagers)
+    ]
+
+
+def _row(result: Result, spec: str, *, baseline: str | None, reference: str | None) -> Row:
+    trials = [trial for trial in result.trials if trial.pager == spec]
+    failed = [trial for trial in trials if trial.status == FAILED]
+    ok = measured_trials(result, spec)
+    usable = [] if failed else ok
+    # All vCPUs race for the same pages: most touches are no faults, their times no fault times.
+    faults = [] if result.options.get("overlap") else usable
+
+    def ratios(to: str | None) -> list[float]:
+        return paired_ratios(result, spec, to, "pages_per_s") if usable and to else []
+
+    verified = {trial.verified for trial in usable}
+    return Row(
+        spec=spec,
+        label=trials[0].label if trials else spec,
+        ok_trials=len(ok),
+        failed_trials=len(failed),
+        errors=tuple(dict.fromkeys(trial.error or "" for trial in failed)),
+        pages_per_s=_median_of(usable, "pages_per_s"),
+        mib_per_s=_median_of(usable, "mib_per_s"),
+        ratio=summarise(ratios(baseline)),
+        share_of_none=median(ratios(reference)),
+        fault_p50_ns=_median_of(faults, "fault_p50_ns"),
+        fault_p99_ns=_median_of(faults, "fault_p99_ns"),
+        cpu_s_per_gib=_median_of(usable, "cpu_s_per_gib"),
+        verified=verified.pop() if len(verified) == 1 else None,
+    )
+
+
+def _first(result: Result, *, fetches: bool) -> str | None:
+    known = {trial.pager for trial in result.trials if trial.fetches == fetches}
+    return next((spec for spec in result.pagers if spec in known), None)
+
+
+def _by_round(result: Result, spec: str, metric: str) -> dict[int, float]:
+    return {
+        trial.round: trial.metrics[metric]
+        for trial in measured_trials(result, spec)
+        if metric in trial.metrics
+    }
+
+
+def _median_of(trials: Sequence[TrialResult], metric: str) -> float | None:
+    return median(trial.metrics[metric] for trial in trials if metric in trial.metrics)

@@ -1,0 +1,425 @@
+"""The JSON form of a result: it survives the round trip, and no damage goes unnoticed."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvmpc.errors import KernelError, ResultFileError, UsageError
+from kvmpc.results import Result, ResultWriter, TrialResult, from_json, load, to_json
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def result(make_result: Make, make_trial: Make) -> Result:
+    trials = [make_trial("none,host=populated"), make_trial("uffd"), make_trial("exit", 2)]
+    failed = make_trial("uffd", 2, status="failed", elapsed_ns=None, guest_tsc_khz=None)
+    made: Result = make_result(
+        *trials, failed, command=("kvmpc", "odd\udc80name"), warnings=("ksm: on",)
+    )
+    return made
+
+
+def _document(result: Result) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(to_json(result))
+    return document
+
+
+def _reason(text: str) -> str:
+    with pytest.raises(ResultFileError) as caught:
+        from_json(text, "r.json")
+    assert caught.value.path == "r.json"
+    return caught.value.reason
+
+
+def _reason_after(result: Result, place: str, value: object) -> str:
+    """Return the reason given for a document with `value` at a dotted place."""
+    document = _document(result)
+    *steps, last = [int(step) if step.isdigit() else step for step in place.split(".")]
+    inner: Any = document
+    for step in steps:
+        inner = inner[step]
+    inner[last] = value
+    return _reason(json.dumps(document))
+
+
+def test_a_result_survives_the_round_trip(result: Result) -> None:
+    assert from_json(to_json(result), "r.json") == result
+
+
+def test_the_document_has_each_trial_on_one_line(result: Result) -> None:
+    lines = to_json(result).splitlines()
+    assert sum(line.startswith('{"pager"') for line in lines) == len(result.trials)
+
+
+def test_a_whole_number_is_a_sound_metric(result: Result) -> None:
+    document = _document(result)
+    document["trials"][0]["metrics"]["pages_per_s"] = 1000
+    read = from_json(json.dumps(document), "r.json").trials[0].metrics["pages_per_s"]
+    assert type(read) is float
+
+
+def test_unknown_keys_are_ignored(result: Result) -> None:
+    document = _document(result)
+    document["moon"] = document["trials"][0]["phase"] = "full"
+    assert from_json(json.dumps(document), "r.json") == result
+
+
+@pytest.mark.parametrize("tenth", range(10))
+def test_a_document_cut_at_any_tenth_is_refused_as_cut_short(result: Result, tenth: int) -> None:
+    text = to_json(result)
+    reason = _reason(text[: len(text) * tenth // 10])
+    assert ("cut short" in reason) if tenth else (reason == "empty")
+
+
+def test_a_document_cut_at_any_character_is_refused(result: Result) -> None:
+    text = to_json(result).rstrip()
+    for length in range(len(text)):
+        with pytest.raises(ResultFileError):
+            from_json(text[:length], "r.json")
+
+
+def test_text_that_is_not_json_is_refused_with_the_place() -> None:
+    assert _reason('{"schema": \n nonsense}').startswith("not JSON: Expecting value at line 2")
+
+
+@pytest.mark.parametrize("text", ["[]", "7", "null", '{"schem": 1}', '"kvmpc-result"'])
+def test_other_json_is_no_result(text: str) -> None:
+    assert _reason(text) == "JSON, but not a kvmpc result"
+
+
+def test_another_schema_is_named(result: Result) -> None:
+    assert "'perf-data'" in _reason_after(result, "schema", "perf-data")
+
+
+def test_a_newer_version_asks_for_an_upgrade(result: Result) -> None:
+    reason = _reason_after(result, "version", 2)
+    assert "version 2 is newer than this kvmpc reads (1)" in reason
+    assert "upgrade" in reason
+
+
+@pytest.mark.parametrize("version", [0, -1, True, 1.0, "1", None])
+def test_an_odd_version_is_refused(result: Result, version: object) -> None:
+    assert "is not a version number" in _reason_after(result, "version", version)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [
+        ("finished", 1, "finished: 1 is not true or false"),
+        ("tool_version", None, "tool_version: null is not a string"),
+        ("command", "kvmpc run", 'command: "kvmpc run" is not a list'),
+        ("command.1", 5, "command[1]: 5 is not a string"),
+        ("options", [], "options: [] is not an object"),
+        ("trials", {}, "trials: {} is not a list"),
+        ("trials.3", None, "trials[3]: null is not an object"),
+        ("trials.3.round", True, "trials[3].round: true is not a whole number"),
+        ("trials.3.round", 1.0, "trials[3].round: 1.0 is not a whole number"),
+        ("trials.0.error", 0, "trials[0].error: 0 is not a string"),
+        ("trials.0.sparse", "no", 'trials[0].sparse: "no" is not true or false'),
+        ("trials.0.counts.installs", "46", 'trials[0].counts.installs: "46" is not a whole number'),
+        ("trials.0.metrics.mib_per_s", True, "trials[0].metrics.mib_per_s: true is not a number"),
+        ("trials.0.per_vcpu.end_ns.1", None, "trials[0].per_vcpu.end_ns[1]: null is not a whole"),
+        ("trials.0.histogram_cycles.1", [1, 2], "trials[0].histogram_cycles[1]: has 2 entries"),
+        ("trials.2.status", "fine", "trials[2]: status is 'fine'"),
+        ("trials.2.status", "failed", "trials[2]: status 'failed' does not go with error None"),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_its_place(
+    result: Result, place: str, value: object, reason: str
+) -> None:
+    assert _reason_after(result, place, value).startswith(reason)
+
+
+def test_every_missing_field_is_named_with_its_place(result: Result) -> None:
+    for key in vars(result):
+        document = _document(result)
+        del document[key]
+        assert _reason(json.dumps(document)) == f"{key}: missing"
+    for key in vars(result.trials[0]):
+        document = _document(result)
+        del document["trials"][2][key]
+        assert _reason(json.dumps(document)) == f"trials[2].{key}: missing"
+
+
+@pytest.mark.parametrize("spelled", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 400])
+def test_a_number_that_is_not_finite_is_refused(result: Result, spelled: str) -> None:
+    document = _document(result)
+    document["trials"][0]["metrics"]["pages_per_s"] = "HERE"
+    assert "not a" in _reason(json.dumps(document).replace('"HERE"', spelled))
+
+
+@pytest.mark.parametrize("text", ['{"schema": ' + "9" * 5000 + "}", "[" * 200_000])
+def test_absurd_json_is_refused_and_not_a_crash(text: str) -> None:
+    assert _reason(text)
+
+
+def test_a_result_with_nan_cannot_be_written(make_result: Make, make_trial: Make) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_json(make_result(make_trial("uffd", metrics={"pages_per_s": math.nan})))
+
+
+def test_a_result_of_160_vcpus_and_1000_trials_loads(make_result: Make, make_trial: Make) -> None:
+    per_vcpu = {name: tuple(range(160)) for name in ("start_ns", "end_ns", "cpu_ns", "touched")}
+    trials = [make_trial("uffd", number, per_vcpu=per_vcpu) for number in range(1000)]
+    large = make_result(*trials)
+    assert from_json(to_json(large), "r.json") == large
+
+
+def test_load_reads_a_file_and_standard_input(
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(to_json(result))
+    assert load(str(path)) == result
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
+    assert load("-") == result
+
+
+def test_load_says_why_a_file_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ResultFileError, match="cannot be read: ENOENT"):
+        load(str(tmp_path / "none.json"))
+    with pytest.raises(ResultFileError, match="cannot be read: EISDIR"):
+        load(str(tmp_path))
+
+
+def test_load_refuses_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_bytes(b'{"schema": "\xff"}')
+    with pytest.raises(ResultFileError, match="byte 12 is not UTF-8"):
+        load(str(path))
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_writer_leaves_an_existing_file_alone_until_its_first_write(
+    result: Result, tmp_path: Path
+) -> None:
+    path = tmp_path / "r.json"
+    path.write_text("precious")
+    writer = ResultWriter(str(path))
+    assert path.read_text() == "precious"
+    writer.write(result)
+    assert load(str(path)) == result
+    assert _names(tmp_path) == {"r.json"}
+
+
+def test_checking_a_new_path_creates_nothing(tmp_path: Path) -> None:
+    ResultWriter(str(tmp_path / "r.json"))
+    assert _names(tmp_path) == set()
+
+
+def test_each_write_and_the_finish_replace_the_document(
+    result: Result, make_result: Make, tmp_path: Path
+) -> None:
+    path = tmp_path / "r.json"
+    writer = ResultWriter(str(path))
+    writer.write(make_result(finished=False))
+    assert not load(str(path)).finished
+    writer.finish(result)
+    assert load(str(path)) == result
+
+
+def test_a_new_file_has_the_mode_the_umask_gives_and_an_old_one_keeps_its_own(
+    result: Result, tmp_path: Path
+) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.touch()
+    old.chmod(0o640)
+    before = os.umask(0o027)
+    try:
+        ResultWriter(str(old)).write(result)
+        ResultWriter(str(new)).write(result)
+    finally:
+        os.umask(before)
+    assert old.stat().st_mode & 0o777 == 0o640
+    assert new.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_symlink_stays_and_its_target_is_written(result: Result, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "link.json"
+    link.symlink_to("there/r.json")
+    ResultWriter(str(link)).write(result)
+    assert link.is_symlink()
+    assert load(str(tmp_path / "there/r.json")) == result
+
+
+def test_a_writer_keeps_its_file_when_the_working_directory_changes(
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    writer = ResultWriter("r.json")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    writer.write(result)
+    assert load(str(tmp_path / "r.json")) == result
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nowhere/r.json", "ENOENT"),
+        (".", "EISDIR"),
+        ("file.txt/r.json", "ENOTDIR"),
+        ("new/", "EISDIR"),
+        ("loop", "ELOOP"),
+        ("n" * 256, "ENAMETOOLONG"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_found_at_once(
+    tmp_path: Path, name: str, reason: str
+) -> None:
+    (tmp_path / "file.txt").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    before = _names(tmp_path)
+    with pytest.raises(UsageError, match=reason) as caught:
+        ResultWriter(f"{tmp_path}/{name}")
+    assert caught.value.option == "--json"
+    assert _names(tmp_path) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_or_file_without_permission_is_found_at_once(tmp_path: Path) -> None:
+    protected = tmp_path / "protected.json"
+    protected.touch(mode=0o444)
+    with pytest.raises(UsageError, match="EACCES"):
+        ResultWriter(str(protected))
+    tmp_path.chmod(0o555)
+    with pytest.raises(UsageError, match="EACCES"):
+        ResultWriter(str(tmp_path / "r.json"))
+    tmp_path.chmod(0o755)
+
+
+def test_a_file_system_that_takes_no_files_is_found_at_once() -> None:
+    with pytest.raises(UsageError, match="--json"):
+        ResultWriter("/proc/kvmpc.json")
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_a_failed_write_keeps_the_last_document_and_leaves_nothing(
+    result: Result,
+    make_result: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+) -> None:
+    path = tmp_path / "r.json"
+    writer = ResultWriter(str(path))
+    writer.write(result)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(KernelError, match=r"write of .*r\.json: ENOSPC") as caught:
+        writer.write(make_result())
+    assert caught.value.errno == errno.ENOSPC
+    monkeypatch.undo()
+    assert load(str(path)) == result
+    assert _names(tmp_path) == {"r.json"}
+
+
+def test_an_interrupted_write_keeps_the_last_document_and_leaves_nothing(
+    result: Result, make_result: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.json"
+    writer = ResultWriter(str(path))
+    writer.write(result)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        writer.write(make_result())
+    monkeypatch.undo()
+    assert load(str(path)) == result
+    assert _names(tmp_path) == {"r.json"}
+
+
+def test_standard_output_gets_one_document_at_the_end(
+    result: Result, make_result: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = ResultWriter("-")
+    writer.write(make_result(finished=False))
+    assert capsys.readouterr().out == ""
+    writer.finish(result)
+    assert from_json(capsys.readouterr().out, "-") == result
+
+
+def test_a_fifo_gets_one_document_at_the_end(
+    result: Result, make_result: Make, tmp_path: Path
+) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        writer = ResultWriter(str(path))
+        writer.write(make_result(finished=False))
+        assert os.read(reader, 1) == b""
+        writer.finish(result)
+        assert from_json(os.read(reader, 1 << 20).decode(), "fifo") == result
+    finally:
+        os.close(reader)
+
+
+def test_a_file_that_stdout_goes_to_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    program = (
+        "from kvmpc.results import Result, ResultWriter\n"
+        "print('table', flush=True)\n"
+        "ResultWriter('/dev/stdout').finish(Result(tool_version='0', command=(), started='',"
+        " finished=True, options={}, pagers=(), host={}, trials=(), warnings=()))\n"
+        "print('more')\n"
+    )
+    with path.open("w") as out:
+        subprocess.run([sys.executable, "-c", program], stdout=out, check=True)
+    first, *document, last = path.read_text().splitlines()
+    assert (first, last) == ("table", "more")
+    assert from_json("\n".join(document), "out").finished
+
+
+def test_a_full_device_is_named() -> None:
+    writer = ResultWriter("/dev/full")
+    with pytest.raises(KernelError, match="write of /dev/full: ENOSPC"):
+        writer.finish(
+            Result(
+                tool_version="0",
+                command=(),
+                started="",
+                finished=True,
+                options={},
+                pagers=(),
+                host={},
+                trials=(),
+                warnings=(),
+            )
+        )
+
+
+@pytest.mark.parametrize(("status", "error"), [("odd", None), ("failed", None), ("ok", "why")])
+def test_a_trial_that_contradicts_itself_cannot_be_made(
+    make_trial: Make, status: str, error: str | None
+) -> None:
+    with pytest.raises(ValueError, match="status"):
+        make_trial("uffd", status=status, error=error)
+
+
+def test_records_cannot_be_changed(make_trial: Make) -> None:
+    trial: TrialResult = make_trial("uffd")
+    with pytest.raises(AttributeError):
+        trial.status = "failed"  # type: ignore[misc]
