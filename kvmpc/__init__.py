@@ -1,13 +1,4 @@
 """kvmpc compares the mechanisms that feed a KVM guest its missing pages.
 
-Source for the words used throughout: ``README.md``, "How it measures".
+The words used throughout are in README.md; where things are, in its last section.
 """
-
-from importlib.metadata import PackageNotFoundError, version
-
-__all__ = ["__version__"]
-
-try:
-    __version__ = version("kvmpc")
-except PackageNotFoundError:  # a source tree on PYTHONPATH that nobody installed
-    __version__ = "0+unknown"

@@ -64,6 +64,7 @@ def format_bytes(count: int) -> str:
 
 def format_ns(value_ns: float) -> str:
     """Return a duration with three significant digits and the unit that suits it."""
+    value_ns = float(f"{value_ns:.3g}")  # first, or 999.9 ns would be 1e+03 ns and not 1 us
     for unit, factor in reversed(_DURATION_UNITS_NS.items()):
         if value_ns >= factor:
             return f"{value_ns / factor:.3g} {unit}"

@@ -11,7 +11,7 @@ from kvmpc.pagers.none import NonePager
 from kvmpc.pagers.spec import parse_options
 from kvmpc.pagers.uffd import UffdPager
 
-__all__ = ["DEFAULT_COMPARE", "PAGERS", "parse_pager"]
+__all__ = ["DEFAULT_COMPARE", "PAGERS", "Pager", "parse_pager"]
 
 PAGERS: Mapping[str, type[Pager]] = {
     pager.name: pager for pager in (NonePager, UffdPager, ExitPager)

@@ -1,0 +1,123 @@
+"""What a run needs of this host, checked before anything is allocated.
+
+Everything here is a limit of the host, not of kvmpc: a larger host, or a raised limit, takes the
+same command. So each is a `HostError` with the option, what was given, and what would do.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+
+from kvmpc import host
+from kvmpc.config import Work
+from kvmpc.errors import HostError
+from kvmpc.guest import plan_guest
+from kvmpc.kernelfs import read_int
+from kvmpc.kvm import Kvm
+from kvmpc.memory import Layout
+from kvmpc.pagers import Pager
+from kvmpc.units import GIB, KIB, MIB, PAGE_BYTES, format_bytes
+
+__all__ = ["check_run", "needed_bytes", "raise_file_limit"]
+
+_OWN_BYTES_PER_VCPU = 64 * KIB
+_SHADOW_BYTES_PER_GIB = 5 * MIB // 2
+"""KVM's reverse maps under shadow paging (seen: 1.6 GiB for a slot of 640 GiB)."""
+
+_SPARE_FDS = 64
+_SPARE_THREADS = 16
+_SPARE_MAPPINGS = 512
+_MAPPINGS_PER_VCPU = 4  # run structure, stack with its guard, one side of a split
+
+
+def needed_bytes(work: Work, *, shadow: bool) -> int:
+    """Return the memory that a trial makes resident, page tables of host and KVM included.
+
+    shadow: whether KVM keeps reverse maps for all of a slot, touched or not.
+    """
+    layout = Layout(work)
+    # A page-table page maps 2 MiB; a run may begin in one and end in the next.
+    tables = layout.runs + 1 if layout.run_pages > 1 else layout.runs
+    tables = min(tables, work.pages_per_part // 512 + 2)
+    slot_bytes = work.total_pages * PAGE_BYTES
+    return (
+        work.expected_pages * PAGE_BYTES
+        + 2 * work.parts * tables * PAGE_BYTES
+        + 2 * work.total_pages // 8
+        + work.vcpus * _OWN_BYTES_PER_VCPU
+        + (slot_bytes * _SHADOW_BYTES_PER_GIB // GIB if shadow else 0)
+    )
+
+
+def check_run(kvm: Kvm, work: Work, pagers: Sequence[Pager]) -> None:
+    """Check that this host has room for `work` with each of `pagers`. Raises: HostError."""
+    allowed = kvm.max_vcpus()
+    if work.vcpus > allowed:
+        raise HostError(
+            f"--vcpus {work.vcpus}",
+            f"KVM allows 1 to {allowed} vCPUs in a VM here",
+            f"use --vcpus {allowed} or fewer, or a kernel with a larger CONFIG_KVM_MAX_NR_VCPUS",
+        )
+    plan_guest(work, kvm.supported_cpuid())
+    _check_memory(work)
+    for pager in pagers:
+        threads = work.vcpus + pager.reader_count(work)
+        raise_file_limit(work.vcpus + pager.fd_count(work) + _SPARE_FDS, pager.label)
+        _check_threads(threads, pager.label)
+        _check_mappings(
+            work.vcpus * _MAPPINGS_PER_VCPU
+            + pager.reader_count(work) * 2
+            + pager.fd_count(work)
+            + _SPARE_MAPPINGS,
+            pager.label,
+        )
+
+
+def _check_memory(work: Work) -> None:
+    needed = needed_bytes(work, shadow=host.second_level_paging() not in ("ept", "npt"))
+    available = host.memory_available_bytes()
+    if needed > available:
+        raise HostError(
+            f"--vcpus {work.vcpus} --mem-per-vcpu {format_bytes(work.mem_per_vcpu_bytes)}",
+            f"needs {needed / MIB:.0f} MiB with page tables, {available / MIB:.0f} MiB are "
+            "available to this process",
+            "use less --mem-per-vcpu, fewer --vcpus, or --touch-pages for a sparse run; "
+            "or raise the memory limit of the cgroup",
+        )
+
+
+def raise_file_limit(needed: int, what: str) -> None:
+    """Raise the soft RLIMIT_NOFILE to `needed` where the hard one allows. Raises: HostError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise HostError(
+            what,
+            f"needs {needed} open files, the hard limit is {hard}",
+            f"ulimit -Hn {needed} as root, LimitNOFILE= of the service, or fewer vCPUs or uffds",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _check_threads(threads: int, what: str) -> None:
+    headroom = host.thread_headroom()
+    if headroom is not None and threads + _SPARE_THREADS > headroom:
+        raise HostError(
+            what,
+            f"needs {threads} threads, {headroom} more can be started",
+            "raise ulimit -u, kernel.threads-max, kernel.pid_max or the cgroup's pids.max; "
+            "or use fewer vCPUs or readers",
+        )
+
+
+def _check_mappings(mappings: int, what: str) -> None:
+    allowed = read_int(Path("/proc/sys/vm/max_map_count"))
+    if allowed is not None and mappings > allowed:
+        raise HostError(
+            what,
+            f"needs about {mappings} memory mappings, vm.max_map_count is {allowed}",
+            f"sysctl vm.max_map_count={mappings * 2}, or fewer vCPUs or uffds",
+        )
