@@ -341,12 +341,12 @@ class _Trial:
         The highest of all vCPUs: one that waits for a CPU between the host's stamp and the guest's
         seems slow.
         """
-        return max(
-            (guest.end_cycles - guest.start_cycles)
-            / (worker.record.end_ns - worker.record.start_ns)
-            for worker in self.vcpu_workers
-            for guest in [self.guest.record(worker.index)]
-        ) * float(10**6)
+        rates = []
+        for worker in self.vcpu_workers:
+            record, host = self.guest.record(worker.index), worker.record
+            cycles = record.end_cycles - record.start_cycles
+            rates.append(cycles / (host.end_ns - host.start_ns) * 1e6)
+        return float(max(rates))
 
 
 def _per_thread(records: Sequence[ResolverRecord], gate_ns: int) -> dict[str, tuple[int, ...]]:

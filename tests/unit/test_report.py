@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kvmpc.report import MAX_COLUMNS, format_table
+from kvmpc.report import MAX_COLUMNS, format_table, format_warnings
 
 Make = Callable[..., Any]
 
@@ -167,11 +167,16 @@ def test_a_result_without_a_trial_has_a_table(make_result: Make) -> None:
     assert format_table(make_result())
 
 
-def test_warnings_are_told_once(make_result: Make, make_trial: Make) -> None:
-    trials = [make_trial("uffd", number, warnings=("the TSC drifts",)) for number in range(3)]
-    text = format_table(make_result(*trials, warnings=("KSM runs\n  remedy: stop it",)))
-    assert text.count("warning: the TSC drifts") == 1
-    assert "warning: KSM runs" in text
+def test_warnings_alike_are_told_once_and_warm_ups_not_at_all(
+    make_result: Make, make_trial: Make
+) -> None:
+    drifts = [make_trial("uffd", n, warnings=(f"the TSC drifts by {n}.5%",)) for n in range(3)]
+    result = make_result(*drifts, warnings=("KSM runs\n  remedy: stop it",))
+    assert format_warnings(result) == [
+        "warning: KSM runs   remedy: stop it",
+        "warning: uffd: the TSC drifts by 1.5% (so or similar in 2 trials)",
+    ]
+    assert "drifts" not in format_table(result)
 
 
 def test_text_from_a_file_cannot_steer_the_terminal(make_result: Make, make_trial: Make) -> None:

@@ -1,0 +1,35 @@
+"""What every test folder shares: when a test that needs KVM runs, skips, or fails for want of it."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+import pytest
+
+from kvmpc.errors import KvmpcError
+from kvmpc.kvm import Kvm
+from kvmpc.uffd import query_features
+
+
+@cache
+def _why_no_kvm() -> str | None:
+    try:
+        with Kvm():
+            pass
+        query_features()
+    except KvmpcError as error:
+        return str(error)
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test marked `kvm` where there is none; with KVMPC_REQUIRE_KVM=1 fail it instead."""
+    if item.get_closest_marker("kvm") is None:
+        return
+    reason = _why_no_kvm()
+    if reason is None:
+        return
+    if os.environ.get("KVMPC_REQUIRE_KVM") == "1":
+        pytest.fail(f"KVMPC_REQUIRE_KVM=1, but {reason}", pytrace=False)
+    pytest.skip(reason)
