@@ -38,7 +38,7 @@ class Work:
     seed: varies tags and scattered orders.
     fetch_delay_ns: simulated network time of one page, in every pager that fetches.
     timed, checked: whether the guest times each touch and compares the tags; off only to measure
-        what they cost (``bench/guest_cost.py``), and such a trial has no verified rate to show.
+        what they cost (``bench/guest_cost.py``); a trial without the checks says so.
     """
 
     vcpus: int

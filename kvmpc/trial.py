@@ -143,6 +143,7 @@ class _Trial:
 
     def run(self) -> TrialResult:
         begin_ns = time.monotonic_ns()
+        self._check_interrupt()
         with ExitStack() as stack:
             self._set_up(stack)
             try:
@@ -198,7 +199,8 @@ class _Trial:
 
     def _vcpu_body(self, worker: _VcpuWorker, report: Report) -> None:
         try:
-            self.supply.before_ready(worker.index)
+            if self.supply.before_ready(worker.index) != Return.OK:
+                raise _Stopped
             self._run_until(worker, "vcpu_loop", READY_PORT)
             worker.record.kvm_runs = 0
             report("ready")
@@ -247,6 +249,10 @@ class _Trial:
         if stuck:
             raise TrialError(f"readers would not leave: {', '.join(stuck[:8])}")
 
+    def _check_interrupt(self) -> None:
+        if self.interrupt.signal_name is not None:
+            raise Interrupted(self.interrupt.signal_name)
+
     def _progress(self) -> int:
         touched = sum(int(self.guest.record(w.index).touched) for w in self.vcpu_workers)
         return touched + self.supply.progress()
@@ -257,8 +263,7 @@ class _Trial:
         if not threads:
             return
         for event in self.crew.events(_POLL_S):
-            if self.interrupt.signal_name is not None:
-                raise Interrupted(self.interrupt.signal_name)
+            self._check_interrupt()
             if event is not None:
                 if event.error is not None:
                     raise event.error
@@ -309,7 +314,7 @@ class _Trial:
         counts = tally.counts(vcpus, readers)
         return replace(
             _blank(work, self.pager, self.round_number, error=None),
-            verified="zeros" if self.tags == ZERO else "yes",
+            verified=self._verified(),
             elapsed_ns=elapsed_ns,
             metrics=metrics,
             counts=counts,
@@ -334,6 +339,12 @@ class _Trial:
                 )
             ),
         )
+
+    def _verified(self) -> str:
+        """Return how far this trial's pages were verified."""
+        if not self.work.checked:
+            return "presence only"
+        return "zeros" if self.tags == ZERO else "yes"
 
     def _guest_tsc_khz_seen(self) -> float:
         """Return the guest's TSC rate by the host's clock.

@@ -1,4 +1,4 @@
-"""What every test folder shares: when a test that needs KVM runs, skips, or fails for want of it."""
+"""What every test folder shares: whether a test that needs KVM runs, skips, or fails without."""
 
 from __future__ import annotations
 

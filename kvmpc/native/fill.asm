@@ -1,12 +1,14 @@
 ; fill: write the tags of a part's touched pages ahead of a trial (none,host=populated); the write is
 ; also what makes the kernel allocate them. Page geometry as in guest/touch.asm.
 ;
-; in:  rbx = fill record    out: eax = RETURN_OK
+; in:  rbx = fill record    out: eax = RETURN_OK, or RETURN_STOPPED
 fill:
     mov r8, [rbx + fill.index]
 .next:
     cmp r8, [rbx + fill.end]
     jae .done
+    cmp qword ptr [rbx + fill.stop], 0
+    jne .stopped
     mov rcx, [rbx + fill.run_shift]
     mov rax, r8
     shr rax, cl
@@ -30,4 +32,7 @@ fill:
     jmp .next
 .done:
     xor eax, eax
+    ret
+.stopped:
+    mov eax, RETURN_STOPPED
     ret

@@ -218,6 +218,7 @@ PENDING_FIELDS = (
 )
 
 FILL_FIELDS = (
+    F("stop", u64, "flag", "in", "1 = leave; set at any time"),
     F("hva", u64, "hva", "in", "first page of the part"),
     F("gpa", u64, "gpa", "in", "the same page in the guest"),
     F("index", u64, "index", "in", "first touched page to fill; counts up"),

@@ -14,16 +14,23 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from kvmpc.config import Work
+from kvmpc.errors import UsageError
 from kvmpc.kvm import Vcpu
 from kvmpc.memory import DATA_GPA, GuestMemory, Layout, MissingBitmap, shares
 from kvmpc.native.program import NativeProgram, load
-from kvmpc.native.records import ReaderRecord, ResolverRecord, SharedRecord, VcpuRecord
-from kvmpc.pagers.spec import Key
+from kvmpc.native.records import (
+    ReaderRecord,
+    ResolverRecord,
+    Return,
+    SharedRecord,
+    VcpuRecord,
+)
+from kvmpc.pagers.spec import Key, uffds_text
 from kvmpc.source import TagRule, tag_rule
 from kvmpc.uffd import Userfaultfd
 from kvmpc.units import PAGE_BYTES
 
-__all__ = ["Pager", "Reader", "Scene", "Supply", "UffdShares"]
+__all__ = ["Pager", "Reader", "Scene", "Supply", "UffdPagerBase", "UffdShares"]
 
 
 @dataclass(frozen=True)
@@ -89,8 +96,10 @@ class Supply:
         record.tag_multiplier, record.tag_seed = scene.tags.multiplier, scene.tags.seed
         record.fetch_delay_ns = scene.work.fetch_delay_ns
 
-    def before_ready(self, vcpu: int) -> None:
-        """Do what vCPU `vcpu`'s own thread has to do before the gate."""
+    def before_ready(self, vcpu: int) -> int:
+        """Do what vCPU `vcpu`'s own thread has to do before the gate; return OK or STOPPED."""
+        del vcpu
+        return Return.OK
 
     def progress(self) -> int:
         """Return a number that grows as long as `before_ready` gets on somewhere."""
@@ -106,7 +115,10 @@ class Supply:
         return None
 
     def stop(self) -> None:
-        """Free every thread that sleeps in a fault. After this, pages come up as zeros."""
+        """Free every thread that sleeps in a fault, or works before the gate.
+
+        After this, missing pages come up as zeros.
+        """
 
 
 class Pager:
@@ -151,6 +163,37 @@ class Pager:
     def open(self, scene: Scene) -> AbstractContextManager[Supply]:
         """Set it up for one trial. Raises: HostError, KernelError."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class UffdPagerBase(Pager):
+    """A pager that installs through userfaultfds.
+
+    uffds: how many, over equal shares of data memory; None = one per vCPU.
+    """
+
+    uffds: int | None = 1
+
+    def _texts(self) -> list[tuple[str, str]]:
+        texts = dict(super()._texts())
+        return list((texts | {"uffds": uffds_text(self.uffds)}).items())
+
+    def uffd_count(self, work: Work) -> int:
+        """Return how many userfaultfds this is for `work`."""
+        return work.vcpus if self.uffds is None else self.uffds
+
+    def check(self, work: Work) -> None:
+        """Refuse shares of less than a page. Raises: UsageError."""
+        if self.uffd_count(work) > work.total_pages:
+            raise UsageError(
+                f"uffds of {self.spec}",
+                uffds_text(self.uffds),
+                f"at most {work.total_pages}, the pages of guest memory",
+            )
+
+    def fd_count(self, work: Work) -> int:
+        """Return its userfaultfds."""
+        return self.uffd_count(work)
 
 
 class UffdShares:

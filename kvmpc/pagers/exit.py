@@ -14,13 +14,11 @@ from typing import ClassVar
 from kvmpc import syscalls
 from kvmpc.abi import kvm as kvm_abi
 from kvmpc.abi import userfaultfd as uffd_abi
-from kvmpc.config import Work
 from kvmpc.kvm import Vcpu
 from kvmpc.memory import DATA_GPA
 from kvmpc.native.records import ResolverRecord, Return, VcpuRecord
-from kvmpc.pagers.base import Pager, Scene, Supply, UffdShares
-from kvmpc.pagers.spec import Key, choice, uffds_key, uffds_text
-from kvmpc.pagers.uffd import check_shares
+from kvmpc.pagers.base import Scene, Supply, UffdPagerBase, UffdShares
+from kvmpc.pagers.spec import Key, choice, uffds_key
 from kvmpc.units import PAGE_BYTES
 
 __all__ = ["PROVIDERS", "ExitPager", "Provider", "SigbusProvider"]
@@ -51,14 +49,12 @@ PROVIDERS: Mapping[str, type[Provider]] = {"sigbus": SigbusProvider}
 
 
 @dataclass(frozen=True)
-class ExitPager(Pager):
+class ExitPager(UffdPagerBase):
     """Exit on missing page.
 
-    uffds: userfaultfds to install through, over equal shares of data memory; None = one per vCPU.
     provider: what makes the exit happen.
     """
 
-    uffds: int | None = 1
     provider: str = "sigbus"
 
     name: ClassVar[str] = "exit"
@@ -69,21 +65,6 @@ class ExitPager(Pager):
         """What tables call it: always with its provider."""
         head, _, tail = self.spec.partition(",")
         return ",".join(filter(None, [f"{head}({self.provider})", tail]))
-
-    def _texts(self) -> list[tuple[str, str]]:
-        return [("uffds", uffds_text(self.uffds)), ("provider", self.provider)]
-
-    def uffd_count(self, work: Work) -> int:
-        """Return how many userfaultfds this is for `work`."""
-        return work.vcpus if self.uffds is None else self.uffds
-
-    def check(self, work: Work) -> None:
-        """Refuse shares of less than a page."""
-        check_shares(self.spec, self.uffd_count(work), work)
-
-    def fd_count(self, work: Work) -> int:
-        """Return its userfaultfds."""
-        return self.uffd_count(work)
 
     def open(self, scene: Scene) -> Supply:
         """Set up for one trial."""

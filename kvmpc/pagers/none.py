@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kvmpc.config import Work
-from kvmpc.errors import TrialError, UsageError
+from kvmpc.errors import UsageError
 from kvmpc.memory import DATA_GPA
 from kvmpc.native.records import FillRecord
 from kvmpc.pagers.base import Pager, Scene, Supply
@@ -62,7 +62,12 @@ class PopulatedSupply(Supply):
         """Return how far the fills are, all together."""
         return sum(record.index for record in self._fills)
 
-    def before_ready(self, vcpu: int) -> None:
+    def stop(self) -> None:
+        """End the fills: for a large guest they take minutes."""
+        for record in self._fills:
+            record.stop = 1
+
+    def before_ready(self, vcpu: int) -> int:
         """Fill this vCPU's pages; with overlap, its share of the pages that all touch."""
         scene = self.scene
         work, layout = scene.work, scene.layout
@@ -82,5 +87,4 @@ class PopulatedSupply(Supply):
             tag_seed=scene.tags.seed,
         )
         self._fills.append(record)
-        if self.program().call("fill", record):
-            raise TrialError("filling memory ahead failed")
+        return self.program().call("fill", record)

@@ -18,7 +18,6 @@ from kvmpc.abi import poll as poll_abi
 from kvmpc.abi import unistd
 from kvmpc.abi import userfaultfd as uffd_abi
 from kvmpc.config import Work
-from kvmpc.errors import UsageError
 from kvmpc.native.records import (
     READ_MESSAGES,
     PendingRecord,
@@ -26,8 +25,8 @@ from kvmpc.native.records import (
     RecordArray,
     ResolverRecord,
 )
-from kvmpc.pagers.base import Pager, Reader, Scene, Supply, UffdShares
-from kvmpc.pagers.spec import Key, choice, number, uffds_key, uffds_text
+from kvmpc.pagers.base import Reader, Scene, Supply, UffdPagerBase, UffdShares
+from kvmpc.pagers.spec import Key, choice, number, uffds_key
 from kvmpc.units import PAGE_BYTES
 
 __all__ = ["UffdPager"]
@@ -36,17 +35,15 @@ MAX_READERS = 1024
 
 
 @dataclass(frozen=True)
-class UffdPager(Pager):
+class UffdPager(UffdPagerBase):
     """Userfaultfd demand paging.
 
-    uffds: userfaultfds over equal shares of data memory; None = one per vCPU.
-    readers: reader threads on each.
+    readers: reader threads on each userfaultfd.
     fetch: ``pipelined``, a reader goes on reading while simulated fetches are under way, or
         ``blocking``, it sleeps through each. The same without --fetch-delay.
     """
 
     readers: int = 1
-    uffds: int | None = 1
     fetch: str = "pipelined"
 
     name: ClassVar[str] = "uffd"
@@ -55,21 +52,6 @@ class UffdPager(Pager):
         "uffds": uffds_key(),
         "fetch": choice("pipelined", "blocking"),
     }
-
-    def _texts(self) -> list[tuple[str, str]]:
-        return [
-            ("readers", str(self.readers)),
-            ("uffds", uffds_text(self.uffds)),
-            ("fetch", self.fetch),
-        ]
-
-    def uffd_count(self, work: Work) -> int:
-        """Return how many userfaultfds this is for `work`."""
-        return work.vcpus if self.uffds is None else self.uffds
-
-    def check(self, work: Work) -> None:
-        """Refuse shares of less than a page."""
-        check_shares(self.spec, self.uffd_count(work), work)
 
     def reader_count(self, work: Work) -> int:
         """Return how many reader threads it starts."""
@@ -82,14 +64,6 @@ class UffdPager(Pager):
     def open(self, scene: Scene) -> Supply:
         """Set up for one trial."""
         return UffdSupply(scene, self)
-
-
-def check_shares(spec: str, count: int, work: Work) -> None:
-    """Refuse more userfaultfds than pages. Raises: UsageError."""
-    if count > work.total_pages:
-        raise UsageError(
-            f"uffds of {spec}", count, f"at most {work.total_pages}, the pages of guest memory"
-        )
 
 
 class UffdSupply(Supply):
