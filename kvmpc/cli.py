@@ -198,7 +198,8 @@ def _measure(specs: tuple[str, ...], rounds: int, options: dict[str, Any]) -> No
     from kvmpc.kvm import Kvm
     from kvmpc.limits import check_run
     from kvmpc.pagers import parse_pager
-    from kvmpc.results import Result, ResultWriter
+    from kvmpc.resultfile import ResultWriter
+    from kvmpc.results import Result
     from kvmpc.schedule import Schedule, measure
 
     work = _work_of(options)
@@ -221,7 +222,12 @@ def _measure(specs: tuple[str, ...], rounds: int, options: dict[str, Any]) -> No
             command=("kvmpc", *sys.argv[1:]),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             finished=False,
-            options={**asdict(work), "rounds": rounds, "warmup": options["warmup"]},
+            options={
+                **asdict(work),
+                "rounds": rounds,
+                "warmup": options["warmup"],
+                "watchdog_s": watchdog_s,
+            },
             pagers=tuple(pager.spec for pager in pagers),
             host=facts,
             trials=(),

@@ -47,6 +47,11 @@ _OPEN_REMEDIES = {
 }
 
 
+def _cannot_open(what: str, error: KernelError) -> HostError:
+    reason, remedy = _OPEN_REMEDIES.get(error.errno, (str(error), "see dmesg"))
+    return HostError(what, reason, remedy)
+
+
 class _Fd:
     """Something that owns one file descriptor."""
 
@@ -76,8 +81,7 @@ class Kvm(_Fd):
         try:
             fd = syscalls.open_fd(path, os.O_RDWR)
         except KernelError as error:
-            reason, remedy = _OPEN_REMEDIES.get(error.errno, (str(error), "see dmesg"))
-            raise HostError(path, reason, remedy) from error
+            raise _cannot_open(path, error) from error
         super().__init__(fd)
         try:
             version = syscalls.ioctl(fd, abi.KVM_GET_API_VERSION, call="KVM_GET_API_VERSION")
@@ -121,6 +125,9 @@ class Kvm(_Fd):
             try:
                 fd = syscalls.ioctl(self.fd, abi.KVM_CREATE_VM, call="KVM_CREATE_VM")
             except KernelError as error:
+                if error.errno == errno.EBUSY:
+                    # Since Linux 6.12 the hardware is switched on here, and not at open.
+                    raise _cannot_open("KVM_CREATE_VM", error) from error
                 if error.errno != errno.EINTR:
                     raise
             else:

@@ -103,8 +103,13 @@ def raise_file_limit(needed: int, what: str) -> None:
 
 
 def _check_threads(threads: int, what: str) -> None:
+    needed = threads + _SPARE_THREADS
     headroom = host.thread_headroom()
-    if headroom is not None and threads + _SPARE_THREADS > headroom:
+    if headroom is not None and needed > headroom:
+        _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+        resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
+        headroom = host.thread_headroom()
+    if headroom is not None and needed > headroom:
         raise HostError(
             what,
             f"needs {threads} threads, {headroom} more can be started",
