@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from kvmpc.abi import kvm as abi
+from kvmpc.abi import kvm_x86
 from kvmpc.config import Work
 from kvmpc.errors import HostError
 from kvmpc.kvm import Cpuid, Vcpu, Vm
@@ -284,17 +284,17 @@ class Guest:
         sregs.cs = _segment(0x1B if user else 0x08, type_=11, dpl=ring, long=1)
         data = _segment(0x23 if user else 0x10, type_=3, dpl=ring, long=0)
         sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data
-        sregs.tr = abi.kvm_segment(
+        sregs.tr = kvm_x86.kvm_segment(
             base=page_gpa, limit=0xFFF, selector=0x28, type=11, present=1, s=0
         )
-        sregs.ldt = abi.kvm_segment(unusable=1)
+        sregs.ldt = kvm_x86.kvm_segment(unusable=1)
         sregs.gdt.base, sregs.gdt.limit = _DESCRIPTORS_GPA, _GDT_BYTES - 1
         sregs.idt.base, sregs.idt.limit = _DESCRIPTORS_GPA + _IDT_OFFSET, _VECTORS * 16 - 1
         sregs.cr0, sregs.cr3, sregs.cr4 = _CR0, _TABLES_GPA, _CR4_PAE
         sregs.efer = _EFER_LONG_MODE
         vcpu.set_sregs(sregs)
         vcpu.set_regs(
-            abi.kvm_regs(
+            kvm_x86.kvm_regs(
                 rip=self._entry_gva,
                 rsp=page_gpa + PAGE_BYTES,
                 rdi=page_gpa + _RECORD_OFFSET,
@@ -302,7 +302,7 @@ class Guest:
             )
         )
         # Every exit leaves the registers in struct kvm_run: no KVM_GET_REGS on the measured path.
-        vcpu.run.kvm_valid_regs = abi.KVM_SYNC_X86_REGS
+        vcpu.run.kvm_valid_regs = kvm_x86.KVM_SYNC_X86_REGS
         return vcpu
 
     def describe_trap(self, vcpu: int) -> str:
@@ -325,8 +325,8 @@ def describe_trap(stack: tuple[int, ...], cr2: int) -> str:
     return f"exception {name} in the guest{code}, rip {stack[1 + has_code]:#x}, cr2 {cr2:#x}"
 
 
-def _segment(selector: int, *, type_: int, dpl: int, long: int) -> abi.kvm_segment:
-    return abi.kvm_segment(
+def _segment(selector: int, *, type_: int, dpl: int, long: int) -> kvm_x86.kvm_segment:
+    return kvm_x86.kvm_segment(
         base=0,
         limit=0xFFFFFFFF,
         selector=selector,

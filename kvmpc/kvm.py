@@ -15,7 +15,7 @@ from typing import Self
 
 from kvmpc import syscalls
 from kvmpc.abi import kvm as abi
-from kvmpc.abi import mman
+from kvmpc.abi import kvm_x86, mman
 from kvmpc.errors import HostError, KernelError
 
 __all__ = ["KVM_PATH", "Kvm", "Vcpu", "Vm"]
@@ -146,8 +146,8 @@ class Kvm(_Fd):
 def _cpuid_table(entries: int) -> ctypes.Structure:
     class CpuidTable(ctypes.Structure):
         _fields_ = (
-            ("header", abi.kvm_cpuid2),
-            ("entries", abi.kvm_cpuid_entry2 * entries),
+            ("header", kvm_x86.kvm_cpuid2),
+            ("entries", kvm_x86.kvm_cpuid_entry2 * entries),
         )
 
     return CpuidTable()
@@ -159,9 +159,9 @@ class Cpuid:
     def __init__(self, table: ctypes.Structure) -> None:
         self.table = table
 
-    def _find(self, function: int) -> abi.kvm_cpuid_entry2 | None:
+    def _find(self, function: int) -> kvm_x86.kvm_cpuid_entry2 | None:
         for index in range(self.table.header.nent):
-            entry: abi.kvm_cpuid_entry2 = self.table.entries[index]
+            entry: kvm_x86.kvm_cpuid_entry2 = self.table.entries[index]
             if entry.function == function:
                 return entry
         return None
@@ -265,23 +265,23 @@ class Vcpu(_Fd):
         """
         self._ioctl("KVM_SET_CPUID2", cpuid.table)
 
-    def get_sregs(self) -> abi.kvm_sregs:
+    def get_sregs(self) -> kvm_x86.kvm_sregs:
         """Return segments and control registers. Raises: KernelError."""
-        sregs = abi.kvm_sregs()
+        sregs = kvm_x86.kvm_sregs()
         self._ioctl("KVM_GET_SREGS", sregs)
         return sregs
 
-    def set_sregs(self, sregs: abi.kvm_sregs) -> None:
+    def set_sregs(self, sregs: kvm_x86.kvm_sregs) -> None:
         """Set segments and control registers. Raises: KernelError."""
         self._ioctl("KVM_SET_SREGS", sregs)
 
-    def get_regs(self) -> abi.kvm_regs:
+    def get_regs(self) -> kvm_x86.kvm_regs:
         """Return the general registers. Raises: KernelError."""
-        regs = abi.kvm_regs()
+        regs = kvm_x86.kvm_regs()
         self._ioctl("KVM_GET_REGS", regs)
         return regs
 
-    def set_regs(self, regs: abi.kvm_regs) -> None:
+    def set_regs(self, regs: kvm_x86.kvm_regs) -> None:
         """Set the general registers. Raises: KernelError."""
         self._ioctl("KVM_SET_REGS", regs)
 
@@ -302,8 +302,8 @@ class Vcpu(_Fd):
         # The offset is read by the kernel during the ioctl only.
         offset = ctypes.c_uint64(0)
         attribute = abi.kvm_device_attr(
-            group=abi.KVM_VCPU_TSC_CTRL,
-            attr=abi.KVM_VCPU_TSC_OFFSET,
+            group=kvm_x86.KVM_VCPU_TSC_CTRL,
+            attr=kvm_x86.KVM_VCPU_TSC_OFFSET,
             addr=ctypes.addressof(offset),
         )
         try:

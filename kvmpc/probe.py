@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from kvmpc import host, syscalls
 from kvmpc.abi import kvm as kvm_abi
-from kvmpc.abi import unistd
+from kvmpc.abi import kvm_x86, unistd
 from kvmpc.abi import userfaultfd as uffd_abi
 from kvmpc.config import Work
 from kvmpc.errors import HostError, KernelError
@@ -113,7 +113,7 @@ def _kvm_version() -> str:
 
 _CAPABILITIES = (
     ("KVM_CAP_USER_MEMORY", 1, "everything", "2.6.28"),
-    ("KVM_CAP_SYNC_REGS", kvm_abi.KVM_SYNC_X86_REGS, "exit", "4.17"),
+    ("KVM_CAP_SYNC_REGS", kvm_x86.KVM_SYNC_X86_REGS, "exit", "4.17"),
     ("KVM_CAP_IMMEDIATE_EXIT", 1, "everything", "4.11"),
 )
 

@@ -5,26 +5,18 @@ Source: include/uapi/linux/mman.h, include/uapi/asm-generic/mman.h and mman-comm
 
 __all__ = [
     "MADV_DONTFORK",
-    "MADV_DONTNEED",
-    "MADV_HUGEPAGE",
     "MADV_NOHUGEPAGE",
-    "MADV_POPULATE_READ",
-    "MADV_POPULATE_WRITE",
     "MAP_ANONYMOUS",
-    "MAP_FIXED",
-    "MAP_HUGETLB",
     "MAP_NORESERVE",
     "MAP_POPULATE",
     "MAP_PRIVATE",
     "MAP_SHARED",
     "PROT_EXEC",
-    "PROT_NONE",
     "PROT_READ",
     "PROT_WRITE",
 ]
 
 # asm-generic/mman-common.h
-PROT_NONE = 0x0
 PROT_READ = 0x1
 PROT_WRITE = 0x2
 PROT_EXEC = 0x4
@@ -34,18 +26,12 @@ MAP_SHARED = 0x01
 MAP_PRIVATE = 0x02
 
 # asm-generic/mman-common.h
-MAP_FIXED = 0x10
 MAP_ANONYMOUS = 0x20
 MAP_POPULATE = 0x008000
-MAP_HUGETLB = 0x040000
 
 # asm-generic/mman.h
 MAP_NORESERVE = 0x4000
 
 # asm-generic/mman-common.h
-MADV_DONTNEED = 4
 MADV_DONTFORK = 10
-MADV_HUGEPAGE = 14
 MADV_NOHUGEPAGE = 15
-MADV_POPULATE_READ = 22  # Linux 5.14
-MADV_POPULATE_WRITE = 23  # Linux 5.14

@@ -4,10 +4,9 @@ import ctypes
 from ctypes import c_int16 as s16
 from ctypes import c_int32 as s32
 
-__all__ = ["POLLERR", "POLLIN", "pollfd"]
+__all__ = ["POLLIN", "pollfd"]
 
 POLLIN = 0x0001
-POLLERR = 0x0008
 
 
 class pollfd(ctypes.Structure):

@@ -13,28 +13,16 @@ __all__ = [
     "SYS_futex",
     "SYS_gettid",
     "SYS_ioctl",
-    "SYS_madvise",
-    "SYS_mmap",
-    "SYS_mprotect",
-    "SYS_munmap",
     "SYS_ppoll",
-    "SYS_prctl",
     "SYS_process_vm_readv",
     "SYS_process_vm_writev",
     "SYS_read",
-    "SYS_sched_yield",
     "SYS_tgkill",
     "SYS_userfaultfd",
 ]
 
 SYS_read = 0
-SYS_mmap = 9
-SYS_mprotect = 10
-SYS_munmap = 11
 SYS_ioctl = 16
-SYS_sched_yield = 24
-SYS_madvise = 28
-SYS_prctl = 157
 SYS_gettid = 186
 SYS_futex = 202
 SYS_clock_gettime = 228

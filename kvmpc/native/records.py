@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Generic, NamedTuple, Self, TypeVar
 
 from kvmpc import syscalls
-from kvmpc.abi import clock, epoll, futex, kvm, poll, unistd, userfaultfd
+from kvmpc.abi import clock, epoll, futex, kvm, kvm_x86, poll, unistd, userfaultfd
 from kvmpc.native.assembler import Field, Symbols
 from kvmpc.units import PAGE_BYTES
 
@@ -326,7 +326,7 @@ def _kernel_fields() -> dict[str, Field]:
     return {
         "kvm_run.exit_reason": Field(run.exit_reason.offset, 4),
         "kvm_run.memory_fault_gpa": Field(40, 8),
-        "kvm_run.regs_rsi": Field(run.s.offset + kvm.kvm_regs.rsi.offset, 8),
+        "kvm_run.regs_rsi": Field(run.s.offset + kvm_x86.kvm_regs.rsi.offset, 8),
         "uffd_msg.event": Field(userfaultfd.uffd_msg.event.offset, 1),
         "uffd_msg.address": Field(16, 8),
     }
@@ -337,7 +337,7 @@ def host_symbols() -> Symbols:
     constants = {name: number for number, name in errno.errorcode.items()}
     constants |= {f"RETURN_{code.name}": int(code) for code in Return}
     constants |= {f"CALL_{call.name}": int(call) for call in Call}
-    for module in (clock, epoll, futex, kvm, poll, unistd, userfaultfd):
+    for module in (clock, epoll, futex, kvm, kvm_x86, poll, unistd, userfaultfd):
         for name in module.__all__:
             value = getattr(module, name)
             if isinstance(value, int):

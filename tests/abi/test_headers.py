@@ -42,6 +42,7 @@ HEADERS = {
     "futex": "linux/futex.h",
     "ioctl": "linux/ioctl.h",
     "kvm": "linux/kvm.h",
+    "kvm_x86": "asm/kvm.h",
     "mman": "linux/mman.h",
     "pagemap": None,  # PM_* are in no uapi header
     "poll": "linux/poll.h",
@@ -49,19 +50,13 @@ HEADERS = {
     "unistd": "sys/syscall.h",
     "userfaultfd": "linux/userfaultfd.h",
 }
-"""Module -> what to include; linux/kvm.h includes asm/kvm.h, and so on."""
+"""Module -> what to include; linux/mman.h includes asm/mman.h, and so on."""
 
 CHECKED_BY_CC = [name for name, header in HEADERS.items() if header]
 
 GUARDS = {
-    "kvm_create_guest_memfd": "KVM_CREATE_GUEST_MEMFD",
-    "kvm_pre_fault_memory": "KVM_PRE_FAULT_MEMORY",
     "kvm_run.memory_fault": "KVM_EXIT_MEMORY_FAULT",
     "kvm_userspace_memory_region2": "KVM_SET_USER_MEMORY_REGION2",
-    "kvm_vcpu_events.reserved": "KVM_CAP_X86_TRIPLE_FAULT_EVENT",
-    "kvm_vcpu_events.triple_fault": "KVM_CAP_X86_TRIPLE_FAULT_EVENT",
-    "uffdio_move": "UFFDIO_MOVE",
-    "uffdio_poison": "UFFDIO_POISON",
 }
 """What an installed header may lack, and the macro that came with it: #ifdef sees only macros."""
 

@@ -454,9 +454,9 @@ def test_an_error_reads_as_file_line_reason() -> None:
 
 
 def test_what_keystone_refuses_is_an_assembler_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kvmpc.native import assembler
+    from kvmpc.native import instructions
 
-    monkeypatch.setitem(assembler._FORMS, "frobnicate", (("r",), (64,)))
+    monkeypatch.setitem(instructions.FORMS, "frobnicate", (("r",), (64,)))
     assert "keystone refuses 'frobnicate r15'" in reason("nop\nfrobnicate r15")
 
 
@@ -610,11 +610,12 @@ def test_objdump_agrees_with_the_listing(samples: object) -> None:
 
 @needs_objdump
 def test_every_mnemonic_is_in_the_samples() -> None:
-    from kvmpc.native.assembler import _BRANCHES, _FORMS
+    from kvmpc.native.assembler import _BRANCHES
+    from kvmpc.native.instructions import FORMS
 
     samples = [register_samples, address_samples, immediate_samples, other_samples, branch_samples]
     used = {word for make in samples for line in make() for word in line.split()}
-    assert set(_FORMS) | set(_BRANCHES) <= used
+    assert set(FORMS) | set(_BRANCHES) <= used
 
 
 @needs_objdump
