@@ -55,7 +55,7 @@ def histogram(guest: Guest, work: Work) -> tuple[tuple[int, int, int], ...]:
     """Return (lowest, highest, touches) in guest TSC cycles of every bucket that is not empty."""
     sums = [0] * HISTOGRAM_BUCKETS
     for vcpu in range(work.vcpus):
-        for bucket, touches in enumerate(guest.record(vcpu).histogram):
+        for bucket, touches in enumerate(guest.record(vcpu).histogram[:]):
             if touches:
                 sums[bucket] += touches
     return tuple((*bucket_bounds(bucket), n) for bucket, n in enumerate(sums) if n)

@@ -7,7 +7,6 @@ that cannot) is raised.
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,19 +20,16 @@ from kvmpc.errors import (
     GuestError,
     HostError,
     Interrupted,
-    KernelError,
     KvmpcError,
     TrialError,
     WatchdogError,
-    describe_errno,
 )
+from kvmpc.failures import describe_exit, error_of, failure_of
 from kvmpc.guest import DONE_PORT, READY_PORT, TRAP_PORT, Guest, plan_guest
 from kvmpc.interrupt import NEVER, Interrupt
 from kvmpc.kvm import Kvm, Vcpu
 from kvmpc.memory import GuestMemory, Layout, MissingBitmap
 from kvmpc.native.records import (
-    REPEAT_LIMIT,
-    Call,
     RecordArray,
     ResolverRecord,
     Return,
@@ -159,8 +155,6 @@ class _Trial:
                     raise TrialError(f"threads would not leave: {', '.join(stuck[:8])}")
             result = self._result(begin_ns=begin_ns, ready_ns=ready_ns)
             end_ns = time.monotonic_ns()
-            # These reach into memory that is about to be unmapped.
-            self._forget()
         teardown_ns = float(time.monotonic_ns() - end_ns)
         return replace(result, metrics={**result.metrics, "teardown_ns": teardown_ns})
 
@@ -191,10 +185,6 @@ class _Trial:
         self.reader_workers = [Worker(name=r.name, record=r.record) for r in self.supply.readers]
         self.guest_tsc_khz = self.vcpu_workers[0].vcpu.tsc_khz()
 
-    def _forget(self) -> None:
-        del self.shared, self.guest, self.memory, self.bitmap, self.supply, self.crew
-        del self.vcpu_workers, self.reader_workers
-
     # What the threads do.
 
     def _vcpu_body(self, worker: _VcpuWorker, report: Report) -> None:
@@ -213,7 +203,7 @@ class _Trial:
         report("ready")
         code = self.program.call("reader_loop", worker.record)
         if code != Return.STOPPED:
-            raise _error_of(code, worker.name, worker.record)
+            raise error_of(code, worker.name, worker.record)
 
     def _run_until(self, worker: _VcpuWorker, function: str, port: int) -> None:
         """Run the vCPU until the guest writes to `port`."""
@@ -228,12 +218,12 @@ class _Trial:
                         raise GuestError(worker.index, self.guest.describe_trap(worker.index))
                 handled = None if record.error else self.supply.handle(vcpu, record)
                 if handled is None:
-                    raise GuestError(worker.index, _describe_exit(vcpu, record.error))
+                    raise GuestError(worker.index, describe_exit(vcpu, record.error))
                 code = handled
             if code == Return.STOPPED:
                 raise _Stopped
             if code != Return.OK:
-                raise _error_of(code, worker.name, record)
+                raise error_of(code, worker.name, record)
 
     # What the main thread does meanwhile.
 
@@ -266,7 +256,7 @@ class _Trial:
             self._check_interrupt()
             if event is not None:
                 if event.error is not None:
-                    raise event.error
+                    raise failure_of(event)
                 if event.kind == kind:
                     threads -= 1
                 last_change = time.monotonic()
@@ -367,50 +357,3 @@ def _per_thread(records: Sequence[ResolverRecord], gate_ns: int) -> dict[str, tu
         "cpu_ns": tuple(record.cpu_end_ns - record.cpu_start_ns for record in records),
         "installs": tuple(record.installs for record in records),
     }
-
-
-def _error_of(code: int, name: str, record: ResolverRecord) -> KvmpcError:
-    """Return the error that a native loop's return code means."""
-    page = record.page
-    if code == Return.FAILED:
-        call = Call(record.failed_call)
-        of_page = f" of page {page}" if call in (Call.UFFDIO_COPY, Call.UFFDIO_WAKE) else ""
-        return KernelError(
-            f"{name}: {call.name}{of_page}", record.error, _HINTS.get(record.error, "")
-        )
-    texts = {
-        Return.OUTSIDE: f"a fault at page {page:#x} of data memory, which it does not supply",
-        Return.REPEATED: f"page {page} exited {REPEAT_LIMIT} times in a row though it is installed",
-        Return.EVENT: f"an unexpected userfaultfd message (event or length {record.error})",
-        Return.FULL: "more pages are on their way than there are vCPUs",
-    }
-    return TrialError(f"{name}: {texts.get(Return(code), Return(code).name)}")
-
-
-_HINTS = {
-    errno.ENOMEM: "the host or its cgroup is out of memory",
-    errno.ENOENT: "the range is not registered (any more)",
-}
-
-
-def _describe_exit(vcpu: Vcpu, error: int) -> str:
-    """Return what KVM said when it stopped running a vCPU for a reason kvmpc has no use for."""
-    run = vcpu.run
-    reason = run.exit_reason
-    name = next(
-        (n for n in abi.__all__ if n.startswith("KVM_EXIT_") and getattr(abi, n) == reason),
-        f"exit reason {reason}",
-    )
-    registers = f"rip {run.s.regs.regs.rip:#x}, rsi {run.s.regs.regs.rsi:#x}"
-    if error:
-        return f"KVM_RUN failed with {describe_errno(error)} and {name}; {registers}"
-    detail = ""
-    if reason == abi.KVM_EXIT_SHUTDOWN:
-        detail = " (triple fault)"
-    elif reason == abi.KVM_EXIT_MMIO:
-        detail = f" at gpa {run.mmio.phys_addr:#x}"
-    elif reason == abi.KVM_EXIT_INTERNAL_ERROR:
-        detail = f", suberror {run.internal.suberror}"
-    elif reason == abi.KVM_EXIT_FAIL_ENTRY:
-        detail = f", hardware reason {run.fail_entry.hardware_entry_failure_reason:#x}"
-    return f"{name}{detail}; {registers}"

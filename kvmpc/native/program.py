@@ -74,8 +74,14 @@ class NativeProgram:
     def __init__(self, program: Program) -> None:
         self.program = program
         self._mapping = syscalls.Mapping.anonymous(len(program.code), what="native code")
-        ctypes.memmove(self._mapping.address, program.code, len(program.code))
-        syscalls.mprotect(self._mapping.address, len(program.code), mman.PROT_READ | mman.PROT_EXEC)
+        try:
+            ctypes.memmove(self._mapping.address, program.code, len(program.code))
+            syscalls.mprotect(
+                self._mapping.address, len(program.code), mman.PROT_READ | mman.PROT_EXEC
+            )
+        except BaseException:
+            self._mapping.close()
+            raise
         self._call = _CALL(self._mapping.address + program.labels["call_native"])
 
     def address(self, function: str) -> int:

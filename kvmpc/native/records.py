@@ -165,9 +165,9 @@ RESOLVER_FIELDS = (
     F("eexist", u64, "calls", "out", "UFFDIO_COPY that found the page already there"),
     F("eagain", u64, "calls", "out", "UFFDIO_COPY that the kernel asked to repeat"),
     F("wakes", u64, "calls", "out", "UFFDIO_WAKE made"),
-    F("lost_claims", u64, "pages", "out", "claims that another thread had won"),
+    F("lost_claims", u64, "pages", "out", "claims of a page that was claimed before"),
     F("waits", u64, "calls", "out", "sleeps until another thread's page was there"),
-    F("waits_empty", u64, "calls", "out", "wake-ups from these that found it still missing"),
+    F("waits_empty", u64, "calls", "out", "returns from these that found it still missing"),
     F("interrupts", u64, "calls", "out", "EINTR seen"),
     F("returns", u64, "calls", "out", "returns to Python after the gate, the last one included"),
 )

@@ -57,6 +57,7 @@ class PopulatedSupply(Supply):
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
         self._fills: list[FillRecord] = []
+        self._stopped = False
 
     def progress(self) -> int:
         """Return how far the fills are, all together."""
@@ -64,6 +65,7 @@ class PopulatedSupply(Supply):
 
     def stop(self) -> None:
         """End the fills: for a large guest they take minutes."""
+        self._stopped = True
         for record in self._fills:
             record.stop = 1
 
@@ -87,4 +89,6 @@ class PopulatedSupply(Supply):
             tag_seed=scene.tags.seed,
         )
         self._fills.append(record)
+        # Either `stop` finds the record in the list, or it has set the flag before.
+        record.stop = self._stopped
         return self.program().call("fill", record)
