@@ -132,7 +132,7 @@ def run(pager: str, rounds: int, **options: Any) -> None:
     _measure((pager,), rounds, options)
 
 
-@cli.command()
+@cli.command(epilog="\b\nExamples:\n  kvmpc show result.json\n  kvmpc show - < result.json")
 @click.argument("file", metavar="FILE|-")
 def show(file: str) -> None:
     """Show the table of a result that --json wrote."""
@@ -141,7 +141,7 @@ def show(file: str) -> None:
     _print_result(load(file), err=False)
 
 
-@cli.command()
+@cli.command(epilog="\b\nExamples:\n  kvmpc probe\n  kvmpc probe --json")
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 def probe(as_json: bool) -> None:
     """Say what this host offers, what is missing, and the remedy."""
@@ -155,14 +155,14 @@ def probe(as_json: bool) -> None:
     with interruptible() as interrupt:
         checks = list(probing.probe(interrupt))
     if as_json:
-        click.echo(json.dumps([asdict(check) for check in checks], indent=1))
+        _say(json.dumps([asdict(check) for check in checks], indent=1))
     else:
         rows = [(check.name, check.status, check.detail) for check in checks]
-        click.echo(tabulate(rows, headers=("", "", "found"), maxcolwidths=[28, 4, 60]))
+        _say(tabulate(rows, headers=("", "", "found"), maxcolwidths=[28, 4, 60]))
     missing = [check for check in checks if check.status == "no"]
     for check in missing:
-        click.echo(f"{check.needed_for} cannot run here: {check.name}: {check.detail}", err=True)
-        click.echo(f"  remedy: {check.remedy}", err=True)
+        _say(f"{check.needed_for} cannot run here: {check.name}: {check.detail}", err=True)
+        _say(f"  remedy: {check.remedy}", err=True)
     if missing:
         sys.exit(EXIT_HOST)
 
@@ -257,7 +257,7 @@ def _measure(specs: tuple[str, ...], rounds: int, options: dict[str, Any]) -> No
 @contextmanager
 def _progress(length: int) -> Iterator[Callable[[TrialResult], None]]:
     """Show a bar on stderr for the block; nothing where that is no terminal."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():  # None: it was closed
         yield lambda _: None
         return
     with click.progressbar(
@@ -269,9 +269,22 @@ def _progress(length: int) -> Iterator[Callable[[TrialResult], None]]:
 def _print_result(result: Result, *, err: bool) -> None:
     from kvmpc.report import format_table, format_warnings
 
-    click.echo(format_table(result), err=err)
+    _say(format_table(result), err=err)
     for warning in format_warnings(result):
-        click.echo(warning, err=True)
+        _say(warning, err=True)
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """Print `text`; where whoever read our output has left, there is nobody to tell.
+
+    Here and not in `main`: a closed pipe must not change the exit code, nor be made click's 1,
+    which is ours for a regression.
+    """
+    try:
+        click.echo(text, err=err)
+    except BrokenPipeError:
+        stream = sys.stderr if err else sys.stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 _EXIT_CODES: tuple[tuple[type[KvmpcError], int], ...] = (
@@ -296,8 +309,7 @@ def main() -> int:
         return next(code for family, code in _EXIT_CODES if isinstance(error, family))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has left; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
+    except OSError as error:  # of our output: all else that the kernel refuses is a KvmpcError
+        click.echo(f"kvmpc: {error}", err=True)
+        return EXIT_FAILED
     return result if isinstance(result, int) else EXIT_OK

@@ -32,7 +32,8 @@ class Work:
     vcpus: vCPUs in the guest.
     mem_per_vcpu_bytes: size of each vCPU's own part; with `overlap`, of the one part all share.
     touch_pages: pages touched in a part; None = all of them.
-    order: ``sequential``, or ``scattered`` (a seeded stride; no two touches are neighbours).
+    order: ``sequential``, or ``scattered`` (a seeded stride; from 7 pages on, no touch follows one
+        of a neighbour).
     access: whether the first touch of a page is a ``write`` or a ``read``.
     overlap: all vCPUs touch the same part, each from another place.
     seed: varies tags and scattered orders.

@@ -37,7 +37,7 @@ def parse_size_bytes(text: str, option: str) -> int:
 
     Raises: UsageError naming `option`.
     """
-    match = re.fullmatch(r"(\d+)\s*([KMGT]?)(?:i?B)?", text.strip(), re.ASCII | re.IGNORECASE)
+    match = re.fullmatch(r"(\d{1,20})\s*([KMGT]?)(?:i?B)?", text.strip(), re.ASCII | re.IGNORECASE)
     if match is None:
         raise UsageError(option, text, "a whole number with an optional unit K, M, G or T")
     return int(match[1]) * _SIZE_UNITS[match[2].upper()]
@@ -48,7 +48,7 @@ def parse_duration_ns(text: str, option: str) -> int:
 
     Raises: UsageError naming `option`.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s)?", text.strip(), re.ASCII)
+    match = re.fullmatch(r"(\d{1,20}(?:\.\d+)?)\s*(ns|us|ms|s)?", text.strip(), re.ASCII)
     if match is None or (match[2] is None and float(match[1]) != 0):
         raise UsageError(option, text, "a number with a unit ns, us, ms or s (or 0)")
     return round(float(match[1]) * _DURATION_UNITS_NS[match[2] or "ns"])

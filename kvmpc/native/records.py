@@ -159,7 +159,13 @@ RESOLVER_FIELDS = (
         "out",
         "sum: from a won claim to the page's bytes being due",
     ),
-    F("install_cycles", u64, "TSC cycles", "out", "sum: building the page and UFFDIO_COPY"),
+    F(
+        "install_cycles",
+        u64,
+        "TSC cycles",
+        "out",
+        "sum: building the page and UFFDIO_COPY, with the wake-up and what pre-empts",
+    ),
     F("fetches", u64, "pages", "out", "fetches that came in"),
     F("installs", u64, "pages", "out", "UFFDIO_COPY that installed"),
     F("eexist", u64, "calls", "out", "UFFDIO_COPY that found the page already there"),
@@ -321,14 +327,24 @@ def record_symbols(
     return found
 
 
+def _kernel_field(kind: type[ctypes.Structure], *path: str) -> Field:
+    """Return where the member at `path` is in a kernel structure, through those that hold it."""
+    offset, within = 0, kind()
+    for name in path[:-1]:
+        offset += getattr(type(within), name).offset
+        within = getattr(within, name)
+    last = getattr(type(within), path[-1])
+    return Field(offset + last.offset, last.size)
+
+
 def _kernel_fields() -> dict[str, Field]:
-    run = kvm.kvm_run
+    run, message = kvm.kvm_run, userfaultfd.uffd_msg
     return {
-        "kvm_run.exit_reason": Field(run.exit_reason.offset, 4),
-        "kvm_run.memory_fault_gpa": Field(40, 8),
-        "kvm_run.regs_rsi": Field(run.s.offset + kvm_x86.kvm_regs.rsi.offset, 8),
-        "uffd_msg.event": Field(userfaultfd.uffd_msg.event.offset, 1),
-        "uffd_msg.address": Field(16, 8),
+        "kvm_run.exit_reason": _kernel_field(run, "exit_reason"),
+        "kvm_run.memory_fault_gpa": _kernel_field(run, "memory_fault", "gpa"),
+        "kvm_run.regs_rsi": _kernel_field(run, "s", "regs", "regs", "rsi"),
+        "uffd_msg.event": _kernel_field(message, "event"),
+        "uffd_msg.address": _kernel_field(message, "arg", "pagefault", "address"),
     }
 
 

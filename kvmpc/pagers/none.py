@@ -90,5 +90,6 @@ class PopulatedSupply(Supply):
         )
         self._fills.append(record)
         # Either `stop` finds the record in the list, or it has set the flag before.
-        record.stop = self._stopped
+        if self._stopped:
+            record.stop = 1
         return self.program().call("fill", record)

@@ -1,0 +1,192 @@
+"""What the scripts in this folder share: a KVM session, interleaved trials, paired ratios, tables.
+
+Nothing here measures. A trial that fails ends the script: a median over what is left of a pager
+that does not verify would say nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import comb
+
+import click
+from tabulate import tabulate
+
+from kvmpc import stats
+from kvmpc.config import Work
+from kvmpc.errors import KvmpcError
+from kvmpc.interrupt import Interrupt, interruptible
+from kvmpc.kvm import Kvm
+from kvmpc.limits import check_run
+from kvmpc.pagers import Pager
+from kvmpc.results import TrialResult
+from kvmpc.trial import run_trial
+
+__all__ = [
+    "Case",
+    "Session",
+    "median_interval",
+    "median_of",
+    "numbers",
+    "paired",
+    "print_host",
+    "print_table",
+    "rotated",
+    "rounds_option",
+    "session",
+    "spread",
+]
+
+WARMUP_DIVISOR = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to measure: `pager` on `work`."""
+
+    pager: Pager
+    work: Work
+
+
+class Session:
+    """An open /dev/kvm with the signal handlers that a trial needs."""
+
+    def __init__(self, kvm: Kvm, interrupt: Interrupt) -> None:
+        self.kvm = kvm
+        self.interrupt = interrupt
+
+    def run(self, case: Case, round_number: int = 1) -> TrialResult:
+        """Run one trial. Raises: click.ClickException if it fails."""
+        result = run_trial(
+            self.kvm, case.work, case.pager, round_number=round_number, interrupt=self.interrupt
+        )
+        if result.status != "ok":
+            raise click.ClickException(f"{result.label}: {result.error}")
+        return result
+
+    def warm_up(self, cases: Mapping[str, Case]) -> None:
+        """Check that the host has room for all cases, and run each at an eighth of its work."""
+        for case in cases.values():
+            check_run(self.kvm, case.work, [case.pager])
+            self.run(Case(case.pager, case.work.scaled_down(WARMUP_DIVISOR)), 0)
+
+    def interleaved(self, cases: Mapping[str, Case], rounds: int) -> dict[str, list[TrialResult]]:
+        """Run every case once a round, after a warm-up, and return its trials, one per round."""
+        self.warm_up(cases)
+        found: dict[str, list[TrialResult]] = {name: [] for name in cases}
+        for number, name in rotated(cases, rounds):
+            found[name].append(self.run(cases[name], number))
+        return found
+
+
+def rotated(names: Iterable[str], rounds: int) -> Iterator[tuple[int, str]]:
+    """Yield (round, name) for every round, so that no name always comes after the same one."""
+    names = list(names)
+    for number in range(1, rounds + 1):
+        first = number % len(names)
+        for name in [*names[first:], *names[:first]]:
+            yield number, name
+
+
+@contextmanager
+def session() -> Iterator[Session]:
+    """Open KVM for the block; an error of kvmpc becomes one line and exit code 1."""
+    try:
+        with interruptible() as interrupt, Kvm() as kvm:
+            yield Session(kvm, interrupt)
+    except KvmpcError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def numbers(_: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    """Parse an option such as ``1,16,160``: positive whole numbers."""
+    try:
+        found = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise click.BadParameter(f"{text!r}: give numbers such as 1,2,4", param=parameter)
+    return found
+
+
+def rounds_option(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option --rounds."""
+    return click.option(
+        "--rounds",
+        type=click.IntRange(1, 1000),
+        default=default,
+        show_default=True,
+        help="Measured rounds; every case runs once in each.",
+    )
+
+
+def median_of(trials: Sequence[TrialResult], metric: str) -> float:
+    """Return the median of a metric that every trial has."""
+    found = stats.median(trial.metrics[metric] for trial in trials)
+    if found is None:
+        raise ValueError("no trials")
+    return found
+
+
+def paired(
+    trials: Sequence[TrialResult], reference: Sequence[TrialResult], metric: str = "pages_per_s"
+) -> list[float]:
+    """Return `metric` over that of the reference, round by round."""
+    return [
+        trial.metrics[metric] / base.metrics[metric]
+        for trial, base in zip(trials, reference, strict=True)
+    ]
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Return median and range: ``1.05 [0.98-1.11]``."""
+    found = stats.summarise(values)
+    if found is None:
+        return "-"
+    return f"{found.median:.{digits}f} [{found.lowest:.{digits}f}-{found.highest:.{digits}f}]"
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Return the narrowest pair of `values`, ranks counted from both ends, with the median between.
+
+    Distribution-free: the number of values below the true median is binomial(n, 1/2). With fewer
+    than six values no pair reaches 95 %, and the whole range is returned.
+    """
+    known = sorted(values)
+    n = len(known)
+    cut, tail = 0, 0.0
+    while cut < n // 2:
+        tail += comb(n, cut) / 2**n
+        if 2 * tail > 1 - confidence:
+            break
+        cut += 1
+    low = max(0, cut - 1)
+    return known[low], known[n - 1 - low]
+
+
+def print_host() -> None:
+    """Print what the numbers were taken on; other load is the first thing to look at."""
+    load = os.getloadavg()[0]
+    click.echo(
+        f"Linux {platform.release()}, {len(os.sched_getaffinity(0))} CPUs, "
+        f"load average before the run {load:.1f}"
+    )
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> None:
+    """Print a table, text to the left and numbers to the right."""
+    click.echo()
+    click.echo(
+        tabulate(
+            rows,
+            headers=headers,
+            disable_numparse=True,
+            colalign=["left"] + ["right"] * (len(headers) - 1),
+        )
+    )
+    if note:
+        click.echo(note)
