@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmpc.errors import HostError, Interrupted, KvmpcError, UsageError
+from kvmpc.errors import HostError, Interrupted, KernelError, KvmpcError, UsageError
 
 if TYPE_CHECKING:
     from kvmpc.config import Work
@@ -229,6 +230,7 @@ def _measure(specs: tuple[str, ...], rounds: int, options: dict[str, Any]) -> No
                 "watchdog_s": watchdog_s,
             },
             pagers=tuple(pager.spec for pager in pagers),
+            labels=tuple(pager.label for pager in pagers),
             host=facts,
             trials=(),
             warnings=tuple(host.tilts(facts, vcpu_threads=work.vcpus, reader_threads=readers)),
@@ -243,10 +245,13 @@ def _measure(specs: tuple[str, ...], rounds: int, options: dict[str, Any]) -> No
                         writer.write(result)
                     advance(trial)
                 result = replace(result, finished=True)
-            except (Interrupted, HostError) as error:
-                stopped = error
+            except (Interrupted, HostError, KernelError) as error:
+                stopped = error  # what was measured is shown all the same
         if writer:
-            writer.finish(result)
+            try:
+                writer.finish(result)
+            except KernelError as error:
+                stopped = stopped or error
     _print_result(result, err=path == "-")
     if stopped is not None:
         raise stopped
@@ -311,5 +316,8 @@ def main() -> int:
         return EXIT_INTERRUPTED
     except OSError as error:  # of our output: all else that the kernel refuses is a KvmpcError
         click.echo(f"kvmpc: {error}", err=True)
+        return EXIT_FAILED
+    except Exception:  # noqa: BLE001 - a defect of ours, and Python's own exit code means regression
+        traceback.print_exc()
         return EXIT_FAILED
     return result if isinstance(result, int) else EXIT_OK

@@ -99,7 +99,7 @@ class Result:
     command: the command line; started: ISO 8601, UTC; finished: whether every trial was run.
     options: the exact options of the run, JSON values by name; those of ``config.Work`` keep
         its field names.
-    pagers: specs in the order given.
+    pagers: specs in the order given; labels: what each is called in tables.
     host: facts of the machine, as ``host.collect`` gives them.
     trials: in the order they ran, warm-ups included.
     """
@@ -110,6 +110,7 @@ class Result:
     finished: bool
     options: Mapping[str, object]
     pagers: tuple[str, ...]
+    labels: tuple[str, ...]
     host: Mapping[str, object]
     trials: tuple[TrialResult, ...]
     warnings: tuple[str, ...]

@@ -192,7 +192,7 @@ def _row(result: Result, spec: str, *, baseline: str | None, reference: str | No
     verified = {trial.verified for trial in usable}
     return Row(
         spec=spec,
-        label=trials[0].label if trials else spec,
+        label=dict(zip(result.pagers, result.labels, strict=False)).get(spec, spec),
         ok_trials=len(ok),
         failed_trials=len(failed),
         errors=tuple(dict.fromkeys(trial.error or "" for trial in failed)),

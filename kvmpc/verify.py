@@ -30,7 +30,7 @@ def verify_guest(guest: Guest, layout: Layout, tags: TagRule) -> None:
         if record.mismatches:
             gpa = record.wrong_gpa
             raise VerifyError(
-                f"vcpu{vcpu} found {record.mismatches} pages with a wrong tag, first page "
+                f"vcpu{vcpu} found a wrong tag in {record.mismatches} of its pages, first in page "
                 f"{(gpa - DATA_GPA) // PAGE_BYTES} (gpa {gpa:#x}): "
                 f"{record.wrong_first:#018x} and {record.wrong_last:#018x} in its first and last "
                 f"word, not {tags.tag(gpa):#018x} and {tags.last_word(gpa):#018x}"

@@ -60,6 +60,7 @@ def _make_result(*trials: TrialResult, **changes: object) -> Result:
             "fetch_delay_ns": 0,
         },
         "pagers": tuple(dict.fromkeys(trial.pager for trial in trials)),
+        "labels": tuple(dict.fromkeys(trial.label for trial in trials)),
         "host": {
             "kernel": {"release": "6.1.0-28-amd64"},
             "cpu": {"model": "AMD EPYC 7B13", "allowed": "0-7", "allowed_count": 8},

@@ -230,6 +230,7 @@ def test_a_full_device_is_named() -> None:
                 finished=True,
                 options={},
                 pagers=(),
+                labels=(),
                 host={},
                 trials=(),
                 warnings=(),

@@ -1,0 +1,207 @@
+"""What this host cannot: exit code 3 before anything is allocated, with the remedy."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+
+import pytest
+
+from kvmpc.headroom import memory_available_bytes
+from kvmpc.kvm import Kvm
+from kvmpc.units import GIB, MIB
+
+pytestmark = pytest.mark.kvm
+
+
+def _limit(which, soft, hard):
+    return lambda: resource.setrlimit(which, (soft, hard))
+
+
+def _refused(finished, *words):
+    assert finished.code == 3, finished
+    assert finished.error.startswith("kvmpc: ")
+    assert "remedy: " in finished.error
+    for word in words:
+        assert word in finished.error
+
+
+# vCPUs and memory
+
+
+def test_more_vcpus_than_kvm_allows_are_refused_with_its_maximum(kvmpc, tiny):
+    with Kvm() as kvm:
+        allowed = kvm.max_vcpus()
+    finished = kvmpc("compare", *tiny, "--vcpus", str(allowed + 1))
+    _refused(finished, f"--vcpus {allowed + 1}", f"1 to {allowed}", f"--vcpus {allowed} or fewer")
+    assert finished.stdout == ""
+
+
+@pytest.mark.parametrize("size", ["256T", "99999999999999T"])
+def test_more_memory_than_a_guest_can_address_is_refused(kvmpc, size):
+    finished = kvmpc(
+        "compare", "--vcpus", "1", "--mem-per-vcpu", size, "--touch-pages", "23",
+        before=_limit(resource.RLIMIT_AS, 4 * GIB, 4 * GIB),
+    )  # fmt: skip
+    _refused(finished, "physical address bits", "--mem-per-vcpu")
+    assert finished.stdout == ""
+
+
+def test_more_memory_than_there_is_is_refused_before_any_is_mapped(kvmpc):
+    part = -(-memory_available_bytes() // GIB) * GIB
+    finished = kvmpc(
+        "compare", "--vcpus", "2", "--mem-per-vcpu", str(part),
+        # Mapping it would fail, with another message.
+        before=_limit(resource.RLIMIT_AS, 4 * GIB, 4 * GIB),
+    )  # fmt: skip
+    _refused(finished, "--vcpus 2", "--mem-per-vcpu", "MiB are available", "--touch-pages")
+    needed_mib = int(finished.error.partition("needs ")[2].split()[0])
+    # Each 2 MiB need a page-table page of the host's, and one of KVM's.
+    assert needed_mib >= 2 * part // MIB * (1 + 2 / 512)
+
+
+def test_a_sparse_run_may_have_more_memory_than_the_host(kvmpc, tiny):
+    # Beyond 64 GiB the tool's own bookkeeping, a byte a page, takes its time.
+    size = min(-(-memory_available_bytes() * 5 // 4 // GIB), 64)
+    finished = kvmpc(
+        "compare", "none", "uffd", "exit", *tiny,
+        "--mem-per-vcpu", f"{size}G", "--touch-pages", "997", "--json", str(kvmpc.json),
+    )  # fmt: skip
+    assert finished.code == 0
+    assert "sparse: 997 of" in finished.told
+    for trial in kvmpc.result().trials:
+        assert trial.sparse
+        assert trial.expected_pages == 997
+        assert trial.verified in ("yes", "zeros")
+
+
+# Open files and threads
+
+
+def test_a_low_soft_limit_of_open_files_is_raised(kvmpc, tiny):
+    finished = kvmpc("run", "uffd,uffds=23", *tiny, before=_limit(resource.RLIMIT_NOFILE, 20, 4096))
+    assert finished.code == 0
+    assert finished.cells("uffd,uffds=23")[-1] == "yes"
+
+
+def test_a_low_hard_limit_of_open_files_is_named_with_what_is_needed(kvmpc, tiny):
+    finished = kvmpc(
+        "compare", "none", "uffd,uffds=23", *tiny,
+        before=_limit(resource.RLIMIT_NOFILE, 80, 80),
+    )  # fmt: skip
+    _refused(finished, "uffd,uffds=23: needs 88 open files", "hard limit is 80", "ulimit -Hn 88")
+    assert finished.stdout == ""
+
+
+def test_a_low_limit_of_threads_is_found_before_the_first_trial(kvmpc, tiny, as_user):
+    finished = kvmpc(
+        "run", "uffd,readers=9", *tiny,
+        within=["prlimit", "--nproc=20", *as_user("dac_override", "sys_ptrace")],
+    )  # fmt: skip
+    _refused(finished, "uffd,readers=9: needs 10 threads", "19 more can be started", "ulimit -u")
+    assert finished.stdout == ""
+
+
+# /dev/kvm
+
+
+def _probe_says(kvmpc, within, name, *words):
+    """Check that `probe` finds the same, in text and in JSON."""
+    text = kvmpc("probe", within=within)
+    assert text.code == 3
+    assert f" cannot run here: {name}: " in text.error
+    told = kvmpc("probe", "--json", within=within)
+    assert told.code == 3
+    checks = {check["name"]: check for check in json.loads(told.stdout)}
+    assert checks[name]["status"] == "no"
+    assert checks[name]["remedy"]
+    for word in words:
+        assert word in text.error
+        assert word in f"{checks[name]['detail']} {checks[name]['remedy']}"
+
+
+@pytest.mark.parametrize(
+    ("script", "reason", "remedy"),
+    [
+        ("true", "there is no KVM device", "modprobe kvm_intel or kvm_amd"),
+        ("cp /dev/null /dev/kvm", "this is no KVM device", "devtmpfs"),
+        ("mknod -m 666 /dev/kvm c 1 3", "this is no KVM device", "devtmpfs"),
+        ("mknod -m 666 /dev/kvm c 10 254", "has no driver", "load the module"),
+        ("mkdir /dev/kvm", "EISDIR", ""),
+    ],
+    ids=["missing", "a file", "another device", "no driver", "a folder"],
+)
+def test_what_is_wrong_with_the_kvm_device_is_named(kvmpc, tiny, with_dev, script, reason, remedy):
+    within = with_dev(script)
+    finished = kvmpc("compare", *tiny, "--json", str(kvmpc.json), within=within)
+    _refused(finished, "/dev/kvm: ", reason, remedy)
+    assert finished.stdout == ""
+    assert not kvmpc.json.exists()
+    _probe_says(kvmpc, within, "/dev/kvm", reason, remedy)
+
+
+def test_a_kvm_device_that_is_not_ours_to_open_is_named(kvmpc, tiny, with_dev, devices, as_user):
+    within = [*with_dev(devices["kvm"]), *as_user()]
+    _refused(kvmpc("compare", *tiny, within=within), "/dev/kvm: permission denied", "usermod -aG")
+    _probe_says(kvmpc, within, "/dev/kvm", "permission denied", "usermod -aG")
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "remedy"),
+    [
+        ("busy-kvm", "another hypervisor holds", "VirtualBox"),
+        ("forbidden-kvm", "the system forbids it", "--device /dev/kvm"),
+    ],
+)
+def test_a_kvm_device_that_the_kernel_withholds_is_named(kvmpc, tiny, fault, reason, remedy):
+    finished = kvmpc.inject(fault, "compare", *tiny)
+    _refused(finished, f"/dev/kvm: {reason}", remedy)
+    probed = kvmpc.inject(fault, "probe")
+    assert probed.code == 3
+    assert remedy in probed.error
+
+
+# userfaultfd
+
+
+@pytest.fixture(scope="module")
+def unprivileged_userfaultfd_off():
+    """Skip where every process may use userfaultfd."""
+    if Path("/proc/sys/vm/unprivileged_userfaultfd").read_text().strip() != "0":
+        pytest.skip("vm.unprivileged_userfaultfd is on")
+
+
+@pytest.mark.usefixtures("unprivileged_userfaultfd_off")
+def test_without_userfaultfd_the_remedies_are_named_and_none_is_still_measured(
+    kvmpc, tiny, with_dev, devices, without_capabilities
+):
+    within = [*with_dev(devices["kvm"]), *without_capabilities]
+    finished = kvmpc("compare", "none", "uffd", *tiny, "--json", str(kvmpc.json), within=within)
+    _refused(
+        finished, "userfaultfd: not permitted", "EPERM", "CAP_SYS_PTRACE", "/dev/userfaultfd",
+        "vm.unprivileged_userfaultfd=1",
+    )  # fmt: skip
+    result = kvmpc.result()
+    assert not result.finished
+    assert [trial.pager for trial in result.trials if trial.status == "ok"] == ["none"]
+    assert set(finished.cells("uffd")) == {"-"}
+    _probe_says(kvmpc, within, "userfaultfd", "not permitted", "vm.unprivileged_userfaultfd=1")
+
+
+@pytest.mark.usefixtures("unprivileged_userfaultfd_off")
+def test_the_userfaultfd_device_alone_is_enough(
+    kvmpc, tiny, with_dev, devices, without_capabilities
+):
+    if "userfaultfd" not in devices:
+        pytest.skip("this kernel has no /dev/userfaultfd")
+    script = f"{devices['kvm']} && {devices['userfaultfd']}"
+    finished = kvmpc("compare", *tiny, within=[*with_dev(script), *without_capabilities])
+    assert finished.code == 0
+    assert finished.cells("exit(sigbus)")[-1] == "yes"
+
+
+def test_the_userfaultfd_system_call_alone_is_enough(kvmpc, tiny, with_dev, devices):
+    finished = kvmpc("compare", *tiny, within=with_dev(devices["kvm"]))
+    assert finished.code == 0
+    assert finished.cells("uffd")[-1] == "yes"

@@ -1,0 +1,167 @@
+"""Stopped from outside, at any moment: exit code 130, a whole document, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.kvm
+
+PAGERS = ("none,host=populated", "uffd", "uffd,readers=2,uffds=3", "exit", "exit,uffds=per-vcpu")
+ENDLESS = ("--rounds", "1000", "--warmup", "0")
+WORKS = {
+    "plain": ("--vcpus", "3", "--mem-per-vcpu", "3988K"),
+    "overlap": ("--vcpus", "5", "--mem-per-vcpu", "3988K", "--overlap", "--order", "scattered"),
+    "delayed": ("--vcpus", "3", "--mem-per-vcpu", "3988K", "--fetch-delay", "200us"),
+    "asleep": ("--vcpus", "3", "--mem-per-vcpu", "3988K", "--fetch-delay", "900ms"),
+    "many": ("--vcpus", "23", "--mem-per-vcpu", "92K", "--overlap", "--fetch-delay", "1ms"),
+}
+STOPS_EACH = 10
+BOUND_S = 10.0
+
+
+def _stopped(kvmpc, process, number):
+    """Check what must hold after the end that a signal asked for."""
+    finished = process.finish(within_s=BOUND_S)
+    assert finished.code == 130
+    assert finished.error == f"kvmpc: stopped by {number.name}"
+    assert "UNFINISHED: this run was stopped" in finished.told
+    result = kvmpc.result()
+    assert not result.finished
+    assert {trial.status for trial in result.trials} <= {"ok"}
+    assert list(kvmpc.folder.iterdir()) == [kvmpc.json]
+    return result
+
+
+@pytest.mark.parametrize("work", WORKS)
+def test_a_signal_at_any_moment_of_a_run_ends_it_in_order(kvmpc, work):
+    moments = random.Random(f"kvmpc {work}")
+    trials = 0
+    for count in range(STOPS_EACH):
+        number = (signal.SIGINT, signal.SIGTERM)[count % 2]
+        kvmpc.json.unlink(missing_ok=True)
+        process = kvmpc.start(
+            "compare", *PAGERS, *WORKS[work], *ENDLESS, "--watchdog", "60",
+            "--json", str(kvmpc.json),
+        )  # fmt: skip
+        kvmpc.wait_for_json(process)
+        time.sleep(moments.uniform(0, 0.7))
+        process.send(number)
+        trials += len(_stopped(kvmpc, process, number).trials)
+    if work != "asleep":
+        assert trials > 0, "no signal came later than in the first trial"
+
+
+def test_a_signal_at_any_moment_of_the_start_ends_it_without_a_trace(kvmpc, tiny):
+    """Before kvmpc runs, the default action is what one sees; Python may say where it was."""
+    moments = random.Random("kvmpc start")
+    for _ in range(8):
+        process = kvmpc.start("run", "uffd", *tiny, *ENDLESS)
+        time.sleep(moments.uniform(0, 0.3))
+        process.send(signal.SIGTERM)
+        finished = process.finish(within_s=BOUND_S)
+        assert finished.code in (130, -signal.SIGTERM)
+
+
+def _start_silent(kvmpc):
+    """Start a run whose vCPUs sleep in userfaults that nobody reads, with a patient watchdog."""
+    process = kvmpc.start_injected(
+        "silent-reader", "compare", "uffd", "exit", *WORKS["plain"], "--rounds", "1",
+        "--warmup", "0", "--watchdog", "600", "--json", str(kvmpc.json),
+    )  # fmt: skip
+    kvmpc.wait_for_json(process)
+    _wait_asleep(process, threads=3)
+    return process
+
+
+def _wait_asleep(process, threads):
+    """Wait until as many threads of a process sleep in a userfault."""
+    deadline = time.monotonic() + BOUND_S
+    while time.monotonic() < deadline:
+        tasks = Path(f"/proc/{process.pid}/task").iterdir()
+        if sum(_waits_in(task) == "handle_userfault" for task in tasks) >= threads:
+            return
+        time.sleep(0.02)
+    # A kernel may hide where threads wait; they have had the time to get there.
+
+
+def _waits_in(task):
+    try:
+        return (task / "wchan").read_text()
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_vcpus_asleep_in_a_fault_that_nobody_reads_are_stopped(kvmpc, number):
+    process = _start_silent(kvmpc)
+    assert process.popen.poll() is None
+    process.send(number)
+    _stopped(kvmpc, process, number)
+
+
+def test_a_second_signal_leaves_at_once_while_the_first_is_still_at_it(kvmpc):
+    process = kvmpc.start_injected(
+        "deaf-reader", "run", "uffd", *WORKS["plain"], "--rounds", "1", "--warmup", "0",
+        "--watchdog", "600", "--json", str(kvmpc.json),
+    )  # fmt: skip
+    kvmpc.wait_for_json(process)
+    _wait_asleep(process, threads=3)
+    process.send(signal.SIGINT)
+    time.sleep(1.0)
+    assert process.popen.poll() is None, "the first signal was not still at it"
+    process.send(signal.SIGINT)
+    # The first would go on for ten seconds before it gives the thread up.
+    finished = process.finish(within_s=5)
+    assert finished.code == 130
+    assert not kvmpc.result().finished
+
+
+def test_a_killed_run_leaves_a_whole_document_and_does_not_disturb_the_next(kvmpc, tiny):
+    moments = random.Random("kvmpc kill")
+    for _ in range(5):
+        kvmpc.json.unlink(missing_ok=True)
+        process = kvmpc.start(
+            "compare", *PAGERS, *WORKS["overlap"], *ENDLESS, "--json", str(kvmpc.json)
+        )
+        kvmpc.wait_for_json(process)
+        time.sleep(moments.uniform(0, 0.5))
+        process.send(signal.SIGKILL)
+        assert process.finish(within_s=BOUND_S).code == -signal.SIGKILL
+        assert not kvmpc.result().finished
+    # What a run leaves that is killed while it writes.
+    left = kvmpc.folder / ".kvmpc-0123456789abcdef.tmp"
+    left.write_text('{"schema": "kvmpc-res')
+    finished = kvmpc("compare", *PAGERS[:2], *tiny, "--json", str(kvmpc.json))
+    assert finished.code == 0
+    result = kvmpc.result()
+    assert result.finished
+    assert [trial.status for trial in result.trials] == ["ok", "ok"]
+    assert {trial.verified for trial in result.trials} == {"yes"}
+
+
+def test_probe_stops_on_a_signal(kvmpc):
+    moments = random.Random("kvmpc probe")
+    codes = set()
+    for _ in range(5):
+        process = kvmpc.start("probe")
+        time.sleep(moments.uniform(0.1, 0.5))
+        if process.popen.poll() is None:
+            process.send(signal.SIGTERM)
+        codes.add(process.finish(within_s=BOUND_S).code)
+    assert codes <= {0, 130, -signal.SIGTERM}
+
+
+def test_a_terminal_s_ctrl_c_reaches_the_whole_group_and_ends_it(kvmpc):
+    process = kvmpc.start(
+        "compare", *PAGERS, *WORKS["delayed"], *ENDLESS, "--json", str(kvmpc.json)
+    )
+    kvmpc.wait_for_json(process)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    _stopped(kvmpc, process, signal.SIGINT)

@@ -1,0 +1,173 @@
+"""Data flows one way: which module may know which."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import kvmpc
+
+ROOT = Path(kvmpc.__file__).parent
+
+LAYERS = (
+    ("errors", "units", "abi"),
+    ("syscalls", "config", "source", "interrupt", "kernelfs"),
+    ("kvm", "uffd", "memory", "headroom", "tilts"),
+    ("native", "guest", "host"),
+    ("pagers", "crew", "verify", "results", "resultfile", "stats", "report"),
+    ("tally", "limits", "failures"),
+    ("trial",),
+    ("schedule", "probe"),
+    ("cli",),
+    ("__main__",),
+)
+"""Bottom first. A module imports from its own layer or from those below; a package is one entry."""
+
+ONLY = {
+    # What works on a JSON file from another host.
+    "results": {"errors", "units", "resultfile"},
+    "resultfile": {"errors", "units", "results"},
+    "stats": {"errors", "units", "results", "resultfile"},
+    "report": {"errors", "units", "results", "resultfile", "stats"},
+    # What reads the host's files.
+    "kernelfs": {"errors", "units"},
+    "headroom": {"errors", "units", "kernelfs"},
+    "tilts": {"errors", "units", "kernelfs"},
+    "host": {"errors", "units", "kernelfs", "headroom", "tilts"},
+    # What knows nothing of pagers, or of anything.
+    "errors": set(),
+    "units": {"errors"},
+    "abi": {"abi"},
+    "syscalls": {"abi", "errors"},
+    "source": {"errors", "units"},
+    "guest": {"abi", "config", "errors", "kvm", "memory", "native", "source", "units"},
+    "native": {"abi", "errors", "native", "syscalls", "units"},
+}
+"""Modules that may know only these."""
+
+
+def _modules() -> dict[str, Path]:
+    """Return every module by its name within the package, ``__init__`` under its package's."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[-1] == "__init__":
+            parts = parts[:-1]
+        found[".".join(parts)] = path
+    return found
+
+
+MODULES = _modules()
+
+
+@cache
+def _imports(module: str) -> frozenset[str]:
+    """Return the modules of the package that `module` imports, also within functions."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            base = node.module or ""
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] != "kvmpc":
+                continue
+            # `from kvmpc.units import MIB` names something within a module: the longest that is
+            # a module is what is imported.
+            found.add(
+                next(
+                    ".".join(parts[1:end])
+                    for end in range(len(parts), 0, -1)
+                    if ".".join(parts[1:end]) in MODULES
+                )
+            )
+    return frozenset(found - {module, ""})
+
+
+def _entry(module: str) -> str:
+    return module.split(".")[0]
+
+
+def _layer(module: str) -> int:
+    return next(n for n, names in enumerate(LAYERS) if _entry(module) in names)
+
+
+def test_every_module_has_its_layer() -> None:
+    named = [name for names in LAYERS for name in names]
+    assert len(named) == len(set(named))
+    assert {_entry(module) for module in MODULES if module} == set(named)
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {""}))
+def test_a_module_imports_only_from_its_layer_and_below(module: str) -> None:
+    above = {name for name in _imports(module) if _layer(name) > _layer(module)}
+    assert not above
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if _entry(name) in ONLY))
+def test_a_module_that_may_know_little_knows_no_more(module: str) -> None:
+    assert {_entry(name) for name in _imports(module)} <= ONLY[_entry(module)]
+
+
+def test_no_two_modules_import_each_other_in_a_circle() -> None:
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path, module])
+        if module not in done:
+            for name in _imports(module):
+                visit(name, (*path, module))
+            done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("name", ["results", "resultfile", "stats", "report"])
+def test_what_works_on_a_file_from_another_host_reaches_nothing_of_kvm(name: str) -> None:
+    reached: set[str] = set()
+    left = [name]
+    while left:
+        module = left.pop()
+        if module not in reached:
+            reached.add(module)
+            left.extend(_imports(module))
+    assert not reached & {"syscalls", "kvm", "uffd", "memory", "guest", "trial", "host"}
+    assert not {module for module in reached if _entry(module) in ("abi", "native", "pagers")}
+
+
+def test_only_syscalls_calls_libc() -> None:
+    callers = {
+        module
+        for module, path in MODULES.items()
+        if any(word in path.read_text("utf-8") for word in ("ctypes.CDLL", "find_library"))
+    }
+    assert callers == {"syscalls"}
+
+
+def test_only_the_command_line_prints_or_ends_the_process() -> None:
+    for module, path in MODULES.items():
+        if module in ("cli", "__main__"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in {"print", "click.echo", "sys.exit", "exit"}, module
+
+
+def test_the_command_line_imports_no_module_that_it_does_not_need_to_answer_help() -> None:
+    tree = ast.parse(MODULES["cli"].read_text("utf-8"))
+    at_once = {
+        node.module
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kvmpc")
+    }
+    assert at_once == {"kvmpc.errors"}
