@@ -43,7 +43,9 @@ def _fails(kvmpc, fault, spec, *words, pagers=("none", "uffd", "exit"), options=
 
 @pytest.mark.parametrize("spec", ["uffd", "exit"])
 def test_one_wrong_page_fails_the_row_and_is_named(kvmpc, spec):
-    error = _fails(kvmpc, "wrong-tag", spec, r"vcpu1 found 1 page", r"first page 40 ")
+    error = _fails(
+        kvmpc, "wrong-tag", spec, r"vcpu1 found a wrong tag in 1 of its pages", r"first in page 40 "
+    )
     found, expected = (re.findall(r"0x[0-9a-f]{16}", error)[i] for i in (0, 2))
     assert int(found, 16) ^ int(expected, 16) == 1
 

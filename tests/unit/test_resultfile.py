@@ -209,7 +209,7 @@ def test_a_file_that_stdout_goes_to_is_not_replaced(tmp_path: Path) -> None:
         "from kvmpc.results import Result\n"
         "print('table', flush=True)\n"
         "ResultWriter('/dev/stdout').finish(Result(tool_version='0', command=(), started='',"
-        " finished=True, options={}, pagers=(), host={}, trials=(), warnings=()))\n"
+        " finished=True, options={}, pagers=(), labels=(), host={}, trials=(), warnings=()))\n"
         "print('more')\n"
     )
     with path.open("w") as out:
