@@ -230,7 +230,7 @@ def _work(result: Result) -> str:
             said.append(f"{vcpus} vCPUs share {format_bytes(part)} (overlap)")
         else:
             said.append(
-                f"{vcpus} vCPUs x {format_bytes(part)} = {format_bytes(vcpus * part)} of memory"
+                f"{vcpus} vCPU{"" if vcpus == 1 else "s"} x {format_bytes(part)} = {format_bytes(vcpus * part)} of memory"
             )
         if touched is not None and touched < part // PAGE_BYTES:
             whose = "the part they share" if overlap else "each part"

@@ -127,7 +127,7 @@ def test_whoever_stops_reading_a_table_changes_nothing_else(kvmpc, tiny):
 @pytest.mark.kvm
 def test_a_document_that_nobody_takes_is_an_error(kvmpc, tiny):
     finished = _into_closed_pipe(kvmpc, "run", "none", *tiny, "--json", "-")
-    assert finished.error == "kvmpc: write of -: EPIPE (Broken pipe)"
+    assert finished.error.endswith("kvmpc: write of -: EPIPE (Broken pipe)")
     assert finished.code == 4
 
 
