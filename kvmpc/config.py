@@ -35,7 +35,7 @@ class Work:
     order: ``sequential``, or ``scattered`` (a seeded stride; from 7 pages on, no touch follows one
         of a neighbour).
     access: whether the first touch of a page is a ``write`` or a ``read``.
-    overlap: all vCPUs touch the same part, each from another place.
+    overlap: all vCPUs touch the same part, each from another place if it has as many pages.
     seed: varies tags and scattered orders.
     fetch_delay_ns: simulated network time of one page, in every pager that fetches.
     timed, checked: whether the guest times each touch and compares the tags; off only to measure

@@ -175,6 +175,7 @@ class _Trial:
         self.memory.give_to(vm)
         self.vcpu_workers: list[_VcpuWorker] = []
         for index in range(work.vcpus):
+            self._check_interrupt()  # a large guest takes seconds to build
             vcpu = self.guest.create_vcpu(vm, index, cpuid, ring=self.ring)
             vcpu.share_host_tsc()
             record = records.records[index]
