@@ -226,13 +226,12 @@ def _work(result: Result) -> str:
     overlap = bool(_option(result, "overlap"))
     said = []
     if vcpus is not None and part is not None:
-        plural = "" if vcpus == 1 else "s"
+        guest = f"{vcpus} vCPU{'' if vcpus == 1 else 's'}"
         if overlap:
-            said.append(f"{vcpus} vCPUs share {format_bytes(part)} (overlap)")
+            said.append(f"{guest} share {format_bytes(part)} (overlap)")
         else:
-            said.append(
-                f"{vcpus} vCPU{plural} x {format_bytes(part)} = {format_bytes(vcpus * part)} of memory"
-            )
+            total = format_bytes(vcpus * part)
+            said.append(f"{guest} x {format_bytes(part)} = {total} of memory")
         if touched is not None and touched < part // PAGE_BYTES:
             whose = "the part they share" if overlap else "each part"
             said.append(f"sparse: {touched:,} of {part // PAGE_BYTES:,} pages of {whose} touched")
