@@ -62,7 +62,10 @@ class Crew:
     def __init__(self, shared: SharedRecord, program: NativeProgram) -> None:
         self._shared = shared
         self._program = program
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        # Not SimpleQueue: before Python 3.13 its get(timeout) waits for ever once a signal's handler
+        # ends after the deadline, and with it go Ctrl-C and the watchdog. Queue waits on a lock,
+        # which looks at what is left of the time.
+        self._events: queue.Queue[Event] = queue.Queue()
         self.workers: list[Worker] = []
 
     def start(self, workers: Sequence[W], body: Callable[[W, Report], None]) -> None:
