@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -214,7 +214,7 @@ def _measure(specs: tuple[str, ...], rounds: int, options: dict[str, Any]) -> No
     path = options["json_path"]
     writer = None if path is None else ResultWriter(path)
     stopped: KvmpcError | None = None
-    with interruptible() as interrupt, Kvm() as kvm:
+    with interruptible(_say_stopping) as interrupt, Kvm() as kvm:
         check_run(kvm, work, pagers)
         facts = host.collect()
         readers = max(pager.reader_count(work) for pager in pagers)
@@ -245,7 +245,7 @@ def _measure(specs: tuple[str, ...], rounds: int, options: dict[str, Any]) -> No
                         writer.write(result)
                     advance(trial)
                 result = replace(result, finished=True)
-            except (Interrupted, HostError, KernelError) as error:
+            except KvmpcError as error:
                 stopped = error  # what was measured is shown all the same
         if writer:
             try:
@@ -277,6 +277,13 @@ def _print_result(result: Result, *, err: bool) -> None:
     _say(format_table(result), err=err)
     for warning in format_warnings(result):
         _say(warning, err=True)
+
+
+def _say_stopping(signal_name: str) -> None:
+    # Not through sys.stderr: a signal handler may have interrupted a write to it.
+    text = "stopping; unmapping a large guest may take a while (again: leave at once)"
+    with suppress(OSError):
+        os.write(2, f"kvmpc: {signal_name}: {text}\n".encode())
 
 
 def _say(text: str, *, err: bool = False) -> None:

@@ -1,7 +1,7 @@
 """What a trial works on: `Work`, a frozen record that is right from the moment it exists.
 
 Every limit that can be known without the host is checked here, before anything is allocated; what
-depends on the host is checked in ``probe.py``.
+depends on the host is checked in ``limits.py``.
 """
 
 from __future__ import annotations

@@ -8,9 +8,11 @@ a userfault. Threads are daemons and named, and say what they have to say throug
 from __future__ import annotations
 
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -62,9 +64,9 @@ class Crew:
     def __init__(self, shared: SharedRecord, program: NativeProgram) -> None:
         self._shared = shared
         self._program = program
-        # Not SimpleQueue: before Python 3.13 its get(timeout) waits for ever once a signal's handler
-        # ends after the deadline, and with it go Ctrl-C and the watchdog. Queue waits on a lock,
-        # which looks at what is left of the time.
+        # Not SimpleQueue: before Python 3.13 its get(timeout) waits for ever once a signal's
+        # handler ends after the deadline, and with it go Ctrl-C and the watchdog. Queue waits on a
+        # lock, which looks at what is left of the time.
         self._events: queue.Queue[Event] = queue.Queue()
         self.workers: list[Worker] = []
 
@@ -74,6 +76,8 @@ class Crew:
         Raises: HostError when the system has no room for another thread (those started are
         the caller's to stop).
         """
+        if signal.getsignal(KICK_SIGNAL) in (signal.SIG_DFL, signal.SIG_IGN):
+            raise RuntimeError("threads can only be stopped inside kvmpc.interrupt.interruptible()")
         with block_signals():
             for worker in workers:
                 worker.thread = threading.Thread(
@@ -133,8 +137,10 @@ class Crew:
         freed = False
         while waiting and time.monotonic() - begin < _GIVE_UP_S:
             if not freed and time.monotonic() - begin > _UNREGISTER_AFTER_S:
-                free_sleepers()
                 freed = True
+                # What it could not free shows in who is left.
+                with suppress(KernelError):
+                    free_sleepers()
             for worker in waiting:
                 if worker.tid is not None:
                     syscalls.tgkill(worker.tid, KICK_SIGNAL)

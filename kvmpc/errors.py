@@ -17,6 +17,7 @@ __all__ = [
     "KernelError",
     "KvmpcError",
     "ResultFileError",
+    "StuckError",
     "TrialError",
     "UsageError",
     "VerifyError",
@@ -118,6 +119,17 @@ class WatchdogError(TrialError):
         shown = ", ".join(self.stuck[:8])
         more = f" and {len(self.stuck) - 8} more" if len(self.stuck) > 8 else ""
         return f"no page arrived for {self.seconds:g} s; waiting: {shown}{more}"
+
+
+class StuckError(KvmpcError):
+    """Threads would not leave native code: their memory stays, and nothing more is measured."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(names)
+        self.names = names
+
+    def __str__(self) -> str:
+        return f"threads would not leave: {', '.join(self.names[:8])}; the run ends here"
 
 
 class Interrupted(KvmpcError):

@@ -1,6 +1,6 @@
 """The guest: page tables, descriptor tables, the assembled program and a page for each vCPU.
 
-`GuestPlan` says where everything is in the low slot; `install` writes it there and prepares the
+`GuestPlan` says where everything is in the low slot; `Guest` writes it there and prepares the
 vCPUs. What the guest does is in ``guest/touch.asm``; what it reports is a `GuestRecord` per vCPU,
 read with `Guest.record`. This module knows nothing of pagers.
 """

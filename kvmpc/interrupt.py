@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -34,8 +34,10 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interrupt]:
+def interruptible(told: Callable[[str], None] = lambda _: None) -> Iterator[Interrupt]:
     """Install the handlers for the block and restore what was there.
+
+    `told` is called with the signal's name at the first request, in the main thread.
 
     Python installs handlers without SA_RESTART, so a kicked system call returns EINTR
     (signal(7); CPython's PyOS_setsig with siginterrupt). Must run in the main thread.
@@ -48,6 +50,7 @@ def interruptible() -> Iterator[Interrupt]:
             # Not sys.exit: whatever keeps the first stop from ending could keep this one as well.
             os._exit(EXIT_INTERRUPTED)
         interrupt.signal_name = signal.Signals(number).name
+        told(interrupt.signal_name)
 
     previous = {
         number: signal.signal(number, handler)

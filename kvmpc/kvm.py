@@ -275,12 +275,6 @@ class Vcpu(_Fd):
         """Set segments and control registers. Raises: KernelError."""
         self._ioctl("KVM_SET_SREGS", sregs)
 
-    def get_regs(self) -> kvm_x86.kvm_regs:
-        """Return the general registers. Raises: KernelError."""
-        regs = kvm_x86.kvm_regs()
-        self._ioctl("KVM_GET_REGS", regs)
-        return regs
-
     def set_regs(self, regs: kvm_x86.kvm_regs) -> None:
         """Set the general registers. Raises: KernelError."""
         self._ioctl("KVM_SET_REGS", regs)

@@ -14,7 +14,7 @@ from kvmpc import host
 from kvmpc.config import Work
 from kvmpc.errors import HostError
 from kvmpc.guest import plan_guest
-from kvmpc.kernelfs import read_int
+from kvmpc.kernelfs import read_fields, read_int, read_meminfo_bytes
 from kvmpc.kvm import Kvm
 from kvmpc.memory import Layout
 from kvmpc.pagers import Pager
@@ -22,7 +22,7 @@ from kvmpc.units import GIB, KIB, MIB, PAGE_BYTES, format_bytes
 
 __all__ = ["check_run", "needed_bytes", "raise_file_limit"]
 
-_OWN_BYTES_PER_VCPU = 64 * KIB
+_OWN_BYTES_PER_THREAD = 64 * KIB
 _SHADOW_BYTES_PER_GIB = 5 * MIB // 2
 """KVM's reverse maps under shadow paging (seen: 1.6 GiB for a slot of 640 GiB)."""
 
@@ -32,10 +32,11 @@ _SPARE_MAPPINGS = 512
 _MAPPINGS_PER_VCPU = 4  # run structure, stack with its guard, one side of a split
 
 
-def needed_bytes(work: Work, *, shadow: bool) -> int:
+def needed_bytes(work: Work, *, shadow: bool, readers: int = 0) -> int:
     """Return the memory that a trial makes resident, page tables of host and KVM included.
 
-    shadow: whether KVM keeps reverse maps for all of a slot, touched or not.
+    readers: reader threads. shadow: whether KVM keeps reverse maps for all of a slot, touched or
+    not.
     """
     layout = Layout(work)
     # A page-table page maps 2 MiB; a run may begin in one and end in the next.
@@ -46,7 +47,7 @@ def needed_bytes(work: Work, *, shadow: bool) -> int:
         work.expected_pages * PAGE_BYTES
         + 2 * work.parts * tables * PAGE_BYTES
         + 2 * work.total_pages // 8
-        + work.vcpus * _OWN_BYTES_PER_VCPU
+        + (work.vcpus + readers) * _OWN_BYTES_PER_THREAD
         + (slot_bytes * _SHADOW_BYTES_PER_GIB // GIB if shadow else 0)
     )
 
@@ -61,8 +62,11 @@ def check_run(kvm: Kvm, work: Work, pagers: Sequence[Pager]) -> None:
             f"use --vcpus {allowed} or fewer, or a kernel with a larger CONFIG_KVM_MAX_NR_VCPUS",
         )
     plan_guest(work, kvm.supported_cpuid())
-    _check_memory(work)
+    readers = max(pager.reader_count(work) for pager in pagers)
+    _check_memory(work, readers)
+    _check_address_space(work)
     for pager in pagers:
+        pager.check_host(kvm)
         threads = work.vcpus + pager.reader_count(work)
         raise_file_limit(work.vcpus + pager.fd_count(work) + _SPARE_FDS, pager.label)
         _check_threads(threads, pager.label)
@@ -75,8 +79,9 @@ def check_run(kvm: Kvm, work: Work, pagers: Sequence[Pager]) -> None:
         )
 
 
-def _check_memory(work: Work) -> None:
-    needed = needed_bytes(work, shadow=host.second_level_paging() not in ("ept", "npt"))
+def _check_memory(work: Work, readers: int) -> None:
+    shadow = host.second_level_paging() not in ("ept", "npt")
+    needed = needed_bytes(work, shadow=shadow, readers=readers)
     available = host.memory_available_bytes()
     if needed > available:
         raise HostError(
@@ -86,6 +91,30 @@ def _check_memory(work: Work) -> None:
             "use less --mem-per-vcpu, fewer --vcpus, or --touch-pages for a sparse run; "
             "or raise the memory limit of the cgroup",
         )
+
+
+def _check_address_space(work: Work) -> None:
+    """Guest memory is mapped whole, touched or not: two limits count that."""
+    needed = work.total_pages * PAGE_BYTES
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        taken = read_fields(Path("/proc/self/status")).get("VmSize", "0 kB").split()
+        left = limit - int(taken[0]) * KIB
+        if needed > left:
+            raise HostError(
+                "guest memory",
+                f"{format_bytes(needed)} have to be mapped, the address space limit leaves {left}",
+                "ulimit -v unlimited, or less --mem-per-vcpu",
+            )
+    memory = read_meminfo_bytes(Path("/proc/meminfo"))
+    if read_int(Path("/proc/sys/vm/overcommit_memory")) == 2:
+        left = memory.get("CommitLimit", 0) - memory.get("Committed_AS", 0)
+        if needed > left:
+            raise HostError(
+                "guest memory",
+                f"{format_bytes(needed)} have to be mapped, vm.overcommit_memory=2 leaves {left}",
+                "sysctl vm.overcommit_memory=0, or less --mem-per-vcpu",
+            )
 
 
 def raise_file_limit(needed: int, what: str) -> None:

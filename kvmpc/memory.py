@@ -249,7 +249,10 @@ class MissingBitmap:
         size_bytes = -(-pages // 64) * 8
         self._missing = syscalls.Mapping.anonymous(size_bytes, what="missing bitmap")
         try:
-            self._claimed = syscalls.Mapping.anonymous(size_bytes, what="claimed bitmap")
+            # Resident: its first touch would be a fault of ours in the measured path.
+            self._claimed = syscalls.Mapping.anonymous(
+                size_bytes, populate=True, what="claimed bitmap"
+            )
         except BaseException:
             self._missing.close()
             raise

@@ -80,6 +80,7 @@ class TrialResult:
     counts: Mapping[str, int]
     histogram_cycles: tuple[tuple[int, int, int], ...]
     guest_tsc_khz: float | None
+    guest_tsc_is_host_tsc: bool | None
     per_vcpu: Mapping[str, tuple[int, ...]]
     per_reader: Mapping[str, tuple[int, ...]]
     pages_per_node: Mapping[str, int]

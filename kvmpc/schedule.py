@@ -1,7 +1,7 @@
 """Which trials a run has, and in which order: warm-up, then rounds with every pager in each.
 
-Interleaved, so that what drifts (temperature, frequency, other load) meets every pager; rotated, so
-that none is always the first.
+Interleaved, so that what drifts (temperature, frequency, other load) meets every pager; rotated
+and, every other round, reversed, so that none is always the first nor always follows the same one.
 """
 
 from __future__ import annotations
@@ -66,8 +66,9 @@ class Schedule:
         for turn in range(self.warmup + self.rounds):
             number = max(0, turn - self.warmup + 1)
             work = self.work if number else self.work.scaled_down(WARMUP_DIVISOR)
-            first = turn % len(self.pagers)
-            for pager in [*self.pagers[first:], *self.pagers[:first]]:
+            first = turn // 2 % len(self.pagers)
+            order = [*self.pagers[first:], *self.pagers[:first]]
+            for pager in reversed(order) if turn % 2 else order:
                 yield Step(number, pager, work)
 
 
@@ -76,7 +77,7 @@ def measure(
 ) -> Iterator[TrialResult]:
     """Run every trial and yield its result, failed or not.
 
-    Raises: Interrupted, HostError; results that were yielded stay good.
+    Raises: Interrupted, StuckError; results that were yielded stay good.
     """
     for step in schedule.steps():
         yield run_trial(

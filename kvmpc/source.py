@@ -1,7 +1,7 @@
 """Where a missing page's bytes come from: a simulated sender whose every page is recognisable.
 
 A page carries a tag in its first and its last word, derived from its gpa and the trial's seed, so
-that a page that is missing, misplaced, stale or filled twice cannot pass for the right one. The
+that a page that is missing, misplaced or stale cannot pass for the right one. The
 host's loops (``native/resolve.asm``, ``native/fill.asm``) write tags and the guest
 (``guest/touch.asm``) compares them; `tag` is the same rule in Python, for reports and tests.
 """

@@ -7,6 +7,7 @@ same state of the host, and only then summarised over rounds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -95,6 +96,22 @@ def summarise(values: Iterable[float]) -> Summary | None:
     return Summary(median=middle, lowest=known[0], highest=known[-1], n=len(known))
 
 
+def summarise_ratios(ratios: Iterable[float]) -> Summary | None:
+    """Return the summary of `ratios`, whose median is taken of their logarithms.
+
+    So that of an even number, too, the median of the inverse ratios is the inverse of this one.
+    """
+    logarithms = summarise(map(math.log, ratios))
+    if logarithms is None:
+        return None
+    return Summary(
+        median=math.exp(logarithms.median),
+        lowest=math.exp(logarithms.lowest),
+        highest=math.exp(logarithms.highest),
+        n=logarithms.n,
+    )
+
+
 def cycles_to_ns(cycles: float, tsc_khz: float) -> float:
     """Return the nanoseconds in `cycles` of a counter of `tsc_khz` (cycles in a millisecond)."""
     return cycles * 1e6 / tsc_khz
@@ -149,7 +166,7 @@ def paired_ratios(
     return [
         numerators[number] / denominators[number]
         for number in sorted(numerators.keys() & denominators.keys())
-        if denominators[number] > 0
+        if denominators[number] > 0 and numerators[number] > 0
     ]
 
 
@@ -189,6 +206,7 @@ def _row(result: Result, spec: str, *, baseline: str | None, reference: str | No
     def ratios(to: str | None) -> list[float]:
         return paired_ratios(result, spec, to, "pages_per_s") if usable and to else []
 
+    share = summarise_ratios(ratios(reference))
     verified = {trial.verified for trial in usable}
     return Row(
         spec=spec,
@@ -198,8 +216,8 @@ def _row(result: Result, spec: str, *, baseline: str | None, reference: str | No
         errors=tuple(dict.fromkeys(trial.error or "" for trial in failed)),
         pages_per_s=_median_of(usable, "pages_per_s"),
         mib_per_s=_median_of(usable, "mib_per_s"),
-        ratio=summarise(ratios(baseline)),
-        share_of_none=median(ratios(reference)),
+        ratio=summarise_ratios(ratios(baseline)),
+        share_of_none=share.median if share else None,
         fault_p50_ns=_median_of(faults, "fault_p50_ns"),
         fault_p99_ns=_median_of(faults, "fault_p99_ns"),
         cpu_s_per_gib=_median_of(usable, "cpu_s_per_gib"),

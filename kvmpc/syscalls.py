@@ -172,14 +172,16 @@ def tgkill(tid: int, signal_number: int) -> bool:
     """Signal one thread of this process; False when it has ended meanwhile.
 
     By kernel id, not pthread_kill(3): Python's threads are detached, and a pthread_t is dangling
-    the moment its thread has ended. Raises: KernelError.
+    the moment its thread has ended. A full signal queue (EAGAIN, RLIMIT_SIGPENDING) is left to the
+    next try. Raises: KernelError.
     """
     try:
         syscall(unistd.SYS_tgkill, os.getpid(), tid, signal_number, call="tgkill")
     except KernelError as error:
         if error.errno == errno.ESRCH:
             return False
-        raise
+        if error.errno != errno.EAGAIN:
+            raise
     return True
 
 

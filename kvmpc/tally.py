@@ -48,7 +48,7 @@ def counts(vcpus: Sequence[VcpuRecord], readers: Sequence[ReaderRecord]) -> dict
     found["repeats_most"] = max(record.repeats_most for record in vcpus)
     if readers:
         found |= {n: sum(getattr(r, n) for r in readers) for n in _counted(READER_FIELDS)}
-    found["returns"] -= len(both)
+    found["returns"] = max(0, found["returns"] - len(both))
     return found
 
 

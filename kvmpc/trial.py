@@ -7,6 +7,7 @@ that cannot) is raised.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -18,10 +19,9 @@ from kvmpc.config import Work
 from kvmpc.crew import Crew, Report, Worker
 from kvmpc.errors import (
     GuestError,
-    HostError,
     Interrupted,
     KvmpcError,
-    TrialError,
+    StuckError,
     WatchdogError,
 )
 from kvmpc.failures import describe_exit, error_of, failure_of
@@ -47,6 +47,8 @@ WATCHDOG_S = 10.0
 """No page for this long means that none will come."""
 
 _POLL_S = 0.1
+
+_trial_numbers = itertools.count()
 
 
 class _Stopped(Exception):
@@ -82,15 +84,17 @@ def run_trial(
 ) -> TrialResult:
     """Measure `pager` once on `work`.
 
-    Raises: Interrupted, HostError. Everything else that goes wrong is in the result.
+    Raises: Interrupted, StuckError. Everything else that goes wrong is in the result.
     """
     pager.check(work)
+    trial = _Trial(kvm, work, pager, round_number, watchdog_s, interrupt, ring)
     try:
-        return _Trial(kvm, work, pager, round_number, watchdog_s, interrupt, ring).run()
-    except (Interrupted, HostError):
+        return trial.run()
+    except (Interrupted, StuckError):
         raise
     except (KvmpcError, OSError, MemoryError) as error:
-        return _blank(work, pager, round_number, error=str(error) or type(error).__name__)
+        failed = _blank(work, pager, round_number, error=str(error) or type(error).__name__)
+        return replace(failed, counts=trial.counts)
 
 
 def _blank(work: Work, pager: Pager, round_number: int, *, error: str | None) -> TrialResult:
@@ -110,6 +114,7 @@ def _blank(work: Work, pager: Pager, round_number: int, *, error: str | None) ->
         counts={},
         histogram_cycles=(),
         guest_tsc_khz=None,
+        guest_tsc_is_host_tsc=None,
         per_vcpu={},
         per_reader={},
         pages_per_node={},
@@ -134,8 +139,9 @@ class _Trial:
         self.round_number, self.watchdog_s, self.interrupt = round_number, watchdog_s, interrupt
         self.ring = ring
         self.layout = Layout(work)
-        # Other tags each round: a page left over from a trial before cannot pass for this one's.
-        self.tags = pager.tags(work.seed << 16 | round_number)
+        # Other tags each trial: a page left over from one before cannot pass for this one's.
+        self.tags = pager.tags(work.seed << 32 | next(_trial_numbers))
+        self.counts: dict[str, int] = {}
 
     def run(self) -> TrialResult:
         begin_ns = time.monotonic_ns()
@@ -148,15 +154,25 @@ class _Trial:
                 self.crew.open_gate()
                 self._wait_done()
             finally:
-                # The guests run on memory that the stack unmaps: nobody may be left in there.
-                stuck = self.crew.stop(self.crew.workers, self.supply.stop)
-                if stuck:
-                    stack.pop_all()
-                    raise TrialError(f"threads would not leave: {', '.join(stuck[:8])}")
+                self._clear_out(stack)
             result = self._result(begin_ns=begin_ns, ready_ns=ready_ns)
             end_ns = time.monotonic_ns()
         teardown_ns = float(time.monotonic_ns() - end_ns)
         return replace(result, metrics={**result.metrics, "teardown_ns": teardown_ns})
+
+    def _clear_out(self, stack: ExitStack) -> None:
+        """Get every thread out before `stack` unmaps the memory that it runs on, or keep that."""
+        try:
+            stuck = self.crew.stop(self.crew.workers, self.supply.stop)
+            if stuck:
+                raise StuckError(stuck)
+        except BaseException:
+            stack.pop_all()
+            raise
+        self.counts = tally.counts(
+            [worker.record for worker in self.vcpu_workers],
+            [reader.record for reader in self.supply.readers],
+        )
 
     def _set_up(self, stack: ExitStack) -> None:
         work = self.work
@@ -177,7 +193,7 @@ class _Trial:
         for index in range(work.vcpus):
             self._check_interrupt()  # a large guest takes seconds to build
             vcpu = self.guest.create_vcpu(vm, index, cpuid, ring=self.ring)
-            vcpu.share_host_tsc()
+            self.tsc_shared = vcpu.share_host_tsc()
             record = records.records[index]
             self.supply.equip(record, records.tails[index])
             record.fd, record.run = vcpu.fd, vcpu.run_address
@@ -238,7 +254,7 @@ class _Trial:
         self._await("done", len(self.vcpu_workers))
         stuck = self.crew.stop(self.reader_workers, lambda: None)
         if stuck:
-            raise TrialError(f"readers would not leave: {', '.join(stuck[:8])}")
+            raise StuckError(stuck)
 
     def _check_interrupt(self) -> None:
         if self.interrupt.signal_name is not None:
@@ -290,7 +306,7 @@ class _Trial:
         vcpus = [worker.record for worker in self.vcpu_workers]
         readers = [reader.record for reader in self.supply.readers]
         verify.verify_guest(guest, self.layout, self.tags)
-        verify.verify_presence(self.memory, self.layout)
+        verify.verify_presence(self.memory, self.layout, self._check_interrupt)
         if self.pager.fetches:
             verify.verify_installs([*vcpus, *readers], work.expected_pages)
             verify.verify_bitmap(self.bitmap, self.layout)
@@ -302,15 +318,15 @@ class _Trial:
             work, gate_ns=gate_ns, vcpus=vcpus, readers=readers, guest=guest, guest_tsc_khz=khz
         )
         metrics["setup_ns"] = float(ready_ns - begin_ns)
-        counts = tally.counts(vcpus, readers)
         return replace(
             _blank(work, self.pager, self.round_number, error=None),
             verified=self._verified(),
             elapsed_ns=elapsed_ns,
             metrics=metrics,
-            counts=counts,
+            counts=self.counts,
             histogram_cycles=tally.histogram(guest, work),
             guest_tsc_khz=khz,
+            guest_tsc_is_host_tsc=self.tsc_shared,
             per_vcpu=_per_thread(vcpus, gate_ns)
             | {
                 "touched": tuple(guest.record(i).touched for i in range(work.vcpus)),
@@ -324,7 +340,7 @@ class _Trial:
                     work,
                     elapsed_ns=elapsed_ns,
                     start_skew_ns=metrics["start_skew_ns"],
-                    returns=counts["returns"],
+                    returns=self.counts["returns"],
                     guest_tsc_khz=khz,
                     tsc_khz_seen=seen_khz,
                 )

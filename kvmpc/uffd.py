@@ -125,16 +125,22 @@ class Userfaultfd:
         """Unregister every range: it frees each thread that sleeps in a fault there.
 
         Before Linux 6.2 nothing else does, short of closing the fd. May be called from any thread
-        and again. Raises: KernelError.
+        and again. Raises: KernelError, after all ranges were tried.
         """
-        while self._ranges:
-            start, length = self._ranges.pop()
-            syscalls.ioctl(
-                self.fd,
-                abi.UFFDIO_UNREGISTER,
-                abi.uffdio_range(start=start, len=length),
-                call="UFFDIO_UNREGISTER",
-            )
+        failed: KernelError | None = None
+        for start, length in self._ranges:
+            try:
+                syscalls.ioctl(
+                    self.fd,
+                    abi.UFFDIO_UNREGISTER,
+                    abi.uffdio_range(start=start, len=length),
+                    call="UFFDIO_UNREGISTER",
+                )
+            except KernelError as error:
+                failed = failed or error
+        self._ranges.clear()
+        if failed is not None:
+            raise failed
 
     def close(self) -> None:
         """Close the fd; the kernel drops its registrations."""

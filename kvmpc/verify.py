@@ -6,7 +6,7 @@ the expected pages are there, each installed once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kvmpc.errors import VerifyError
 from kvmpc.guest import Guest
@@ -16,6 +16,8 @@ from kvmpc.source import TagRule
 from kvmpc.units import PAGE_BYTES
 
 __all__ = ["verify_bitmap", "verify_guest", "verify_installs", "verify_presence"]
+
+Check = Callable[[], None]
 
 
 def verify_guest(guest: Guest, layout: Layout, tags: TagRule) -> None:
@@ -37,10 +39,15 @@ def verify_guest(guest: Guest, layout: Layout, tags: TagRule) -> None:
             )
 
 
-def verify_presence(memory: GuestMemory, layout: Layout) -> None:
-    """Exactly the touched pages are present in this process. Raises: VerifyError, OSError."""
+def verify_presence(memory: GuestMemory, layout: Layout, check: Check = lambda: None) -> None:
+    """Exactly the touched pages are present in this process.
+
+    `check` is called between parts: a large guest takes seconds, and somebody may want to stop.
+    Raises: VerifyError, OSError, what `check` raises.
+    """
     pages = layout.work.pages_per_part
     for part in range(layout.work.parts):
+        check()
         present = memory.present(part * pages, pages)
         if present == layout.expected_part:
             continue

@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 
 from kvmpc.config import Work
 from kvmpc.errors import UsageError
-from kvmpc.kvm import Vcpu
+from kvmpc.kvm import Kvm, Vcpu
 from kvmpc.memory import DATA_GPA, GuestMemory, Layout, MissingBitmap, shares
 from kvmpc.native.program import NativeProgram, load
 from kvmpc.native.records import (
@@ -59,9 +59,6 @@ class Supply:
     This base does what `none` does: nothing is supplied, so a fault that comes out is a failure.
     """
 
-    steps: ClassVar[Mapping[str, str]] = {}
-    """The variant of each resolver step, where it differs from `native.program.DEFAULT_STEPS`."""
-
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self.readers: list[Reader] = []
@@ -78,8 +75,8 @@ class Supply:
         return load(self.linked_steps())
 
     def linked_steps(self) -> dict[str, str]:
-        """Return the steps to link for this trial."""
-        return dict(self.steps)
+        """Return the variant of each resolver step that is not `native.program.DEFAULT_STEPS`'."""
+        return {}
 
     def equip(self, record: ResolverRecord, staging_hva: int) -> None:
         """Give a thread's record what `resolve` reads from it.
@@ -146,6 +143,9 @@ class Pager:
     def check(self, work: Work) -> None:
         """Refuse what cannot be measured on this work. Raises: UsageError."""
 
+    def check_host(self, kvm: Kvm) -> None:
+        """Refuse what this kernel or its permissions do not allow. Raises: HostError."""
+
     def reader_count(self, work: Work) -> int:
         """Return how many reader threads it starts."""
         del work
@@ -173,6 +173,16 @@ class UffdPagerBase(Pager):
     """
 
     uffds: int | None = 1
+
+    @property
+    def uffd_features(self) -> int:
+        """Features of the userfaultfds (bits ``UFFD_FEATURE_*``)."""
+        return 0
+
+    def check_host(self, kvm: Kvm) -> None:
+        """Open and close a userfaultfd as a trial will. Raises: HostError."""
+        del kvm
+        Userfaultfd(self.uffd_features).close()
 
     def _texts(self) -> list[tuple[str, str]]:
         texts = dict(super()._texts())

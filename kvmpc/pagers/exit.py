@@ -13,8 +13,10 @@ from typing import ClassVar
 
 from kvmpc import syscalls
 from kvmpc.abi import kvm as kvm_abi
+from kvmpc.abi import kvm_x86 as x86_abi
 from kvmpc.abi import userfaultfd as uffd_abi
-from kvmpc.kvm import Vcpu
+from kvmpc.errors import HostError
+from kvmpc.kvm import Kvm, Vcpu
 from kvmpc.memory import DATA_GPA
 from kvmpc.native.records import ResolverRecord, Return, VcpuRecord
 from kvmpc.pagers.base import Scene, Supply, UffdPagerBase, UffdShares
@@ -66,6 +68,17 @@ class ExitPager(UffdPagerBase):
         head, _, tail = self.spec.partition(",")
         return ",".join(filter(None, [f"{head}({self.provider})", tail]))
 
+    @property
+    def uffd_features(self) -> int:
+        """Those of its provider."""
+        return PROVIDERS[self.provider].uffd_features
+
+    def check_host(self, kvm: Kvm) -> None:
+        """Ask for a userfaultfd, and for the registers that a bare EFAULT leaves the page in."""
+        super().check_host(kvm)
+        if not kvm.check_extension(kvm_abi.KVM_CAP_SYNC_REGS) & x86_abi.KVM_SYNC_X86_REGS:
+            raise HostError("KVM_CAP_SYNC_REGS", "not offered", "use Linux 4.17 or newer")
+
     def open(self, scene: Scene) -> Supply:
         """Set up for one trial."""
         return ExitSupply(scene, self)
@@ -76,8 +89,7 @@ class ExitSupply(Supply):
 
     def __init__(self, scene: Scene, pager: ExitPager) -> None:
         super().__init__(scene)
-        provider = PROVIDERS[pager.provider]
-        self._shares = UffdShares(scene, pager.uffd_count(scene.work), provider.uffd_features)
+        self._shares = UffdShares(scene, pager.uffd_count(scene.work), pager.uffd_features)
         self._undo.callback(self._shares.close)
 
     def linked_steps(self) -> dict[str, str]:

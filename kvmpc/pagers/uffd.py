@@ -75,10 +75,13 @@ class UffdSupply(Supply):
         self._pipelined = pager.fetch == "pipelined" and scene.work.fetch_delay_ns > 0
         count = pager.uffd_count(scene.work)
         with self._undo:
-            self._shares = UffdShares(scene, count, 0)
+            self._shares = UffdShares(scene, count, pager.uffd_features)
             self._undo.callback(self._shares.close)
             # A vCPU waits for one page at a time: a ring this large never fills.
-            ring = 1 << scene.work.vcpus.bit_length()
+            served = scene.work.vcpus
+            if not scene.work.overlap:
+                served = -(-served // count) + 1  # whose parts a share may reach into
+            ring = 1 << served.bit_length() if self._pipelined else 1
             ring_bytes = ring * ctypes.sizeof(PendingRecord)
             messages_bytes = READ_MESSAGES * ctypes.sizeof(uffd_abi.uffd_msg)
             self._records = self._undo.enter_context(

@@ -34,6 +34,7 @@ def _make_trial(
         "counts": {"kvm_runs": 48, "installs": 46},
         "histogram_cycles": ((1024, 1087, 40), (2048, 2175, 6)),
         "guest_tsc_khz": 2_500_000.0,
+        "guest_tsc_is_host_tsc": True,
         "per_vcpu": {"start_ns": (10, 20), "end_ns": (45_000_000, 46_000_000)},
         "per_reader": {"messages": (23, 23)},
         "pages_per_node": {"0": 46},

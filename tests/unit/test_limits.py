@@ -14,6 +14,7 @@ from kvmpc.config import Work
 from kvmpc.errors import HostError
 from kvmpc.limits import check_run, needed_bytes, raise_file_limit
 from kvmpc.pagers import parse_pager
+from kvmpc.pagers.base import UffdPagerBase
 from kvmpc.units import GIB, MIB, PAGE_BYTES
 
 
@@ -87,6 +88,10 @@ class FakeHost:
     mappings: int | None = 10**6
     files: tuple[int, int] = (1024, 10**6)
     paging: str | None = "npt"
+    address_space_bytes: int = resource.RLIM_INFINITY
+    overcommit: int = 0
+    commit: dict[str, int] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
     raised: list[tuple[int, tuple[int, int]]] = field(default_factory=list)
 
 
@@ -99,6 +104,10 @@ class FakeKvm:
     def max_vcpus(self) -> int:
         """Return how many vCPUs a VM may have."""
         return self.host.max_vcpus
+
+    def check_extension(self, _: int) -> int:
+        """Offer every capability."""
+        return 1
 
     def supported_cpuid(self) -> Any:
         """Return what a vCPU's CPUID would say."""
@@ -125,8 +134,22 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeHost]:
         monkeypatch.setattr(limits.host, "memory_available_bytes", lambda: fake.memory_bytes)
         monkeypatch.setattr(limits.host, "thread_headroom", lambda: fake.threads)
         monkeypatch.setattr(limits.host, "second_level_paging", lambda: fake.paging)
-        monkeypatch.setattr(limits, "read_int", lambda _: fake.mappings)
-        monkeypatch.setattr(limits.resource, "getrlimit", lambda _: fake.files)
+        monkeypatch.setattr(
+            limits,
+            "read_int",
+            lambda path: fake.overcommit if path.name == "overcommit_memory" else fake.mappings,
+        )
+        monkeypatch.setattr(
+            limits.resource,
+            "getrlimit",
+            lambda which: (
+                (fake.address_space_bytes, resource.RLIM_INFINITY)
+                if which == resource.RLIMIT_AS
+                else fake.files
+            ),
+        )
+        monkeypatch.setattr(limits, "read_meminfo_bytes", lambda _: fake.commit)
+        monkeypatch.setattr(UffdPagerBase, "check_host", lambda *_: fake.asked.append("uffd"))
         monkeypatch.setattr(limits.resource, "setrlimit", setrlimit)
         pagers = [parse_pager(spec) for spec in specs.split()]
         check_run(FakeKvm(fake), work or make_work(), pagers)  # type: ignore[arg-type]
@@ -257,6 +280,30 @@ def test_every_pager_of_the_run_is_checked(check: Callable[..., FakeHost]) -> No
     with pytest.raises(HostError) as caught:
         check("none exit uffd,readers=100", threads=60)
     assert caught.value.what == "uffd,readers=100"
+
+
+def test_memory_that_cannot_all_be_mapped_is_refused(check: Callable[..., FakeHost]) -> None:
+    sparse = make_work(160, 4 * GIB, touch_pages=23)
+    with pytest.raises(HostError, match=r"640G have to be mapped, the address space limit"):
+        check(work=sparse, address_space_bytes=64 * GIB)
+    commit = {"CommitLimit": 700 * GIB, "Committed_AS": 100 * GIB}
+    check(work=sparse, overcommit=0, commit=commit)
+    with pytest.raises(HostError, match=r"vm\.overcommit_memory=2 leaves") as caught:
+        check(work=sparse, overcommit=2, commit=commit)
+    assert "sysctl vm.overcommit_memory=0" in caught.value.remedy
+
+
+def test_a_pager_asks_the_kernel_for_what_it_needs_before_the_run(
+    check: Callable[..., FakeHost],
+) -> None:
+    assert check("none").asked == []
+    assert check("none uffd exit").asked == ["uffd", "uffd"]
+
+
+def test_readers_need_memory_of_their_own() -> None:
+    work = make_work()
+    more = needed_bytes(work, shadow=False, readers=23) - needed_bytes(work, shadow=False)
+    assert more == 23 * 64 * 1024
 
 
 @pytest.mark.parametrize("limits_now", [(resource.RLIM_INFINITY, resource.RLIM_INFINITY), (23, 23)])
