@@ -41,6 +41,10 @@ _ZEROS_NOTE: Final = (
     "verified zeros: with the kernel's own fault (none,host=cold) a page can only hold zeros, so "
     "its contents say nothing; presence was checked."
 )
+_POPULATED_NOTE: Final = (
+    "none,host=populated: one fault may map several pages (KVM's shadow paging maps 8 at a time), so "
+    "not every touch of it is a fault; its rate is not a fault rate."
+)
 _OVERLAP_NOTE: Final = (
     "No fault times: with overlap most touches find the page there, and are no faults."
 )
@@ -192,6 +196,8 @@ def _notes(result: Result, rows: Sequence[Row]) -> Iterator[str]:
         yield _SIGBUS_NOTE
     if any(row.verified == "zeros" for row in shown):
         yield _ZEROS_NOTE
+    if any(row.spec == "none,host=populated" for row in shown):
+        yield _POPULATED_NOTE
     if shown and _option(result, "overlap"):
         yield _OVERLAP_NOTE
 
