@@ -47,6 +47,7 @@ WATCHDOG_S = 10.0
 """No page for this long means that none will come."""
 
 _POLL_S = 0.1
+_PARKED_POLL_S = 0.0001
 
 _trial_numbers = itertools.count()
 
@@ -151,7 +152,7 @@ class _Trial:
             try:
                 self._wait_ready()
                 ready_ns = time.monotonic_ns()
-                self.crew.open_gate()
+                self._open_gate()
                 self._wait_done()
             finally:
                 self._clear_out(stack)
@@ -249,6 +250,16 @@ class _Trial:
         self._await("ready", len(self.reader_workers))
         self.crew.start(self.vcpu_workers, self._vcpu_body)
         self._await("ready", len(self.vcpu_workers))
+
+    def _open_gate(self) -> None:
+        """Open the gate once all sleep there: a thread that said ready may yet wait for the GIL."""
+        deadline = time.monotonic() + self.watchdog_s
+        while self.shared.parked < self.work.vcpus:
+            self._check_interrupt()
+            if time.monotonic() > deadline:
+                raise WatchdogError(self.watchdog_s, self._stuck())
+            time.sleep(_PARKED_POLL_S)
+        self.crew.open_gate()
 
     def _wait_done(self) -> None:
         self._await("done", len(self.vcpu_workers))

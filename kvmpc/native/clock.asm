@@ -1,4 +1,5 @@
-; Time stamps. All are taken once a trial or once a simulated fetch, never once a page otherwise.
+; Time stamps. The TSC is read for every page; a clock costs a system call here (the loops do not know
+; the vDSO), so it is read once a trial, or where the thread sleeps anyway.
 
 ; read_clock: edi = clock id -> eax = RETURN_OK, rdx = ns; or RETURN_FAILED
 ; memory: resolver.sec, resolver.nsec

@@ -1,4 +1,5 @@
-; Variants of the step `fetch`: get the bytes of a claimed page -> eax = RETURN_*.
+; Variants of the step `fetch`: get the bytes of a claimed page.
+; in: r15 = TSC at the claim    out: eax = RETURN_*, r15 = TSC when the bytes are there
 
 ; fetch_now: the bytes are at hand.
 fetch_now:
@@ -30,13 +31,20 @@ fetch_sleep:
     mov eax, SYS_CLOCK_NANOSLEEP
     SYSCALL
     test eax, eax
-    jz .leave
+    jz .slept
     cmp eax, -EINTR
     jne .failed
     inc qword ptr [rbx + resolver.interrupts]
     jmp .again
+.slept:
+    call read_cycles
+    mov rdx, rax
+    sub rdx, r15
+    add [rbx + resolver.fetch_cycles], rdx
+    mov r15, rax
+    xor eax, eax
+.leave:
+    ret
 .failed:
     mov ecx, CALL_CLOCK_NANOSLEEP
     jmp failed
-.leave:
-    ret

@@ -27,24 +27,32 @@ open_gate:
     ret
 
 ; wait_gate: rbx = resolver record -> eax = RETURN_OK or RETURN_FAILED
+; Counts itself as parked, once, before it first sleeps: whoever opens the gate waits for that, since
+; a thread that has only told Python that it is ready may still be waiting for the GIL.
 wait_gate:
     mov rdi, [rbx + resolver.shared]
     cmp dword ptr [rdi + shared.gate], 0
     jne .open
-    lea rdi, [rdi + shared.gate]
+    lock inc dword ptr [rdi + shared.parked]
+    lea rdi, [rdi + shared.gate]            ; the futex
+.sleep:
     mov esi, FUTEX_WAIT + FUTEX_PRIVATE_FLAG
     xor edx, edx
     xor r10d, r10d                          ; no time-out: the stopper opens the gate
     mov eax, SYS_FUTEX
     SYSCALL
     test eax, eax
-    jz wait_gate
+    jz .look
     cmp eax, -EAGAIN                        ; opened meanwhile
-    je wait_gate
+    je .look
     cmp eax, -EINTR
-    je wait_gate
-    mov ecx, CALL_FUTEX
-    jmp failed
+    jne .failed
+.look:
+    cmp dword ptr [rdi], 0
+    je .sleep
 .open:
     xor eax, eax
     ret
+.failed:
+    mov ecx, CALL_FUTEX
+    jmp failed

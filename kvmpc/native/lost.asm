@@ -6,20 +6,22 @@ lost_drop:
     ret
 
 ; lost_wait: a vCPU's own thread must not run the guest before the page is there. Spins about as long
-; as an install takes, then sleeps on the 32-bit word of the missing bitmap that holds the page's bit.
+; as an install takes (by the TSC: a `pause` is 10 to 140 cycles), then sleeps on the 32-bit word of the missing bitmap that holds the page's bit.
 lost_wait:
     mov rdi, r12
     shr rdi, 5
     mov rax, [rbx + resolver.missing]
     lea rdi, [rax + rdi*4]                  ; the futex
-    mov ecx, 200
+    call read_cycles
+    lea r14, [rax + SPIN_CYCLES]
 .spin:
     mov edx, [rdi]
     bt edx, r12d                            ; the offset counts modulo 32
     jnc .present
     pause
-    dec ecx
-    jnz .spin
+    call read_cycles
+    cmp rax, r14
+    jb .spin
 .sleep:
     mov eax, RETURN_STOPPED
     cmp dword ptr [rbx + resolver.stop], 0

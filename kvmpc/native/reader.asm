@@ -1,4 +1,6 @@
-; The hot loop of a userfaultfd reader: read messages, resolve each page, wait when there is none.
+; The hot loop of a userfaultfd reader: read messages, take each page, install what is due, wait when
+; there is neither. All messages of one read come before any install that is due, so that no request
+; goes out late behind one.
 ; What `take` does with a page, and whether pages come in later, are chosen by the pager (take.asm).
 
 ; reader_loop: rbx = reader record -> eax = RETURN_*
@@ -15,14 +17,11 @@ reader_loop:
     mov eax, RETURN_STOPPED
     cmp dword ptr [rbx + resolver.stop], 0
     jne .leave
-    call install_due
-    test eax, eax
-    jnz .leave
 
     ; Handle what the last read brought; a rare path may have left some of it.
     mov rbp, [rbx + reader.next]
     cmp rbp, [rbx + reader.end]
-    jae .read
+    jae .due
     lea rax, [rbp + UFFD_MSG_BYTES]
     mov [rbx + reader.next], rax
     movzx eax, byte ptr [rbp + uffd_msg.event]
@@ -46,7 +45,10 @@ reader_loop:
     mov eax, RETURN_EVENT
     ret
 
-.read:
+.due:
+    call install_due
+    test eax, eax
+    jnz .leave
     inc qword ptr [rbx + reader.reads]
     mov edi, [rbx + reader.uffd]
     mov rsi, [rbx + reader.messages]
@@ -85,23 +87,16 @@ reader_loop:
     add [rbx + reader.wakeups_empty], rax
     mov qword ptr [rbx + reader.woken], 0
     inc qword ptr [rbx + reader.polls]
-    call read_cycles
-    mov r15, rax
     call wait_message
-    mov r14d, eax
-    call read_cycles
-    sub rax, r15
-    add [rbx + reader.wait_cycles], rax
-    cmp r14d, -EINTR
+    cmp eax, -EINTR
     je .interrupted
-    cmp r14d, 0
+    cmp eax, 0
     je .again                               ; a page is due
     jl .failed
     inc qword ptr [rbx + reader.wakeups]
     mov qword ptr [rbx + reader.woken], 1
     jmp .again
 .failed:
-    mov eax, r14d
     mov ecx, r13d
     jmp failed
 

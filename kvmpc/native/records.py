@@ -26,6 +26,7 @@ __all__ = [
     "REPEAT_LIMIT",
     "RESOLVER_FIELDS",
     "SHARED_FIELDS",
+    "SPIN_CYCLES",
     "VCPU_FIELDS",
     "Call",
     "FieldSpec",
@@ -47,6 +48,9 @@ READ_MESSAGES = 16
 
 REPEAT_LIMIT = 1000
 """Exits in a row for one page after which a vCPU is taken to be stuck: nobody loses 1000 races."""
+
+SPIN_CYCLES = 4000
+"""TSC cycles that a lost claim spins for before it sleeps: about one install."""
 
 _LINE_BYTES = 128
 """Two cache lines: the adjacent-line prefetcher takes them in pairs."""
@@ -108,10 +112,11 @@ SHARED_FIELDS = (
     F("sec", u64, "s", "scratch", "timespec"),
     F("nsec", u64, "ns", "scratch", "timespec"),
     *(
-        F(f"line{i}", u64, "none", "scratch", "keeps waiters on a line of its own")
+        F(f"line{i}", u64, "none", "scratch", "keeps the counters off the gate's line")
         for i in range(12)
     ),
     F("waiters", u32, "threads", "out", "threads asleep on a page that another one fetches"),
+    F("parked", u32, "threads", "out", "vCPU threads that came to the closed gate to sleep there"),
 )
 
 RESOLVER_FIELDS = (
@@ -131,6 +136,8 @@ RESOLVER_FIELDS = (
     F("tag_multiplier", u64, "number", "in", "TagRule.multiplier"),
     F("tag_seed", u64, "number", "in", "TagRule.seed"),
     F("fetch_delay_ns", u64, "ns", "in", "simulated network time of one page"),
+    F("fetch_delay_cycles", u64, "TSC cycles", "in", "the same by the host's TSC"),
+    F("ns_per_cycle_q32", u64, "ns / 2^32", "in", "nanoseconds in a TSC cycle, times 2^32"),
     F("copy_dst", u64, "hva", "scratch", "struct uffdio_copy: dst"),
     F("copy_src", u64, "hva", "scratch", "struct uffdio_copy: src"),
     F("copy_len", u64, "bytes", "scratch", "struct uffdio_copy: len"),
@@ -157,7 +164,7 @@ RESOLVER_FIELDS = (
         u64,
         "TSC cycles",
         "out",
-        "sum: from a won claim to the page's bytes being due",
+        "sum: from a won claim to the end of its simulated fetch; 0 without a delay",
     ),
     F(
         "install_cycles",
@@ -206,7 +213,6 @@ READER_FIELDS = (
     F("queue_head", u64, "entries", "out", "entries taken from the ring"),
     F("queue_tail", u64, "entries", "out", "entries put into the ring"),
     F("timeout_ns", u64, "ns", "scratch", "until the next page is due; all ones = none is"),
-    F("wait_cycles", u64, "TSC cycles", "out", "sum: in poll or epoll_wait"),
     F("reads", u64, "calls", "out", "read(2) calls"),
     F("reads_empty", u64, "calls", "out", "of these, found no message (EAGAIN)"),
     F("received", u64, "messages", "out", "page-fault messages"),
@@ -217,10 +223,8 @@ READER_FIELDS = (
 )
 
 PENDING_FIELDS = (
-    F("due_ns", u64, "ns", "scratch", "CLOCK_MONOTONIC when the page's bytes come in"),
+    F("due_cycles", u64, "TSC cycles", "scratch", "host TSC when the page's bytes come in"),
     F("page", u64, "page", "scratch", "which page"),
-    F("claimed_cycles", u64, "TSC cycles", "scratch", "host TSC at the claim"),
-    F("pad", u64, "none", "scratch", "two entries to a cache line"),
 )
 
 FILL_FIELDS = (
@@ -244,7 +248,7 @@ def ctypes_fields(
 
 
 class SharedRecord(ctypes.Structure):
-    """What all threads of one trial share: the gate, and who waits."""
+    """What all threads of one trial share: the gate, and who waits where."""
 
     _fields_ = ctypes_fields(SHARED_FIELDS)
 
@@ -366,6 +370,7 @@ def host_symbols() -> Symbols:
         "UFFD_MSG_BYTES": ctypes.sizeof(userfaultfd.uffd_msg),
         "PENDING_BYTES": ctypes.sizeof(PendingRecord),
         "REPEAT_LIMIT": REPEAT_LIMIT,
+        "SPIN_CYCLES": SPIN_CYCLES,
         "NONE": -1,
     }
     fields = _kernel_fields()

@@ -14,9 +14,6 @@ resolve:
     call fetch
     test eax, eax
     jnz .leave
-    call read_cycles
-    sub rax, r15
-    add [rbx + resolver.fetch_cycles], rax
     inc qword ptr [rbx + resolver.fetches]
     jmp supply
 .lost:
@@ -25,11 +22,9 @@ resolve:
 .leave:
     ret
 
-; supply: the second half, for a claimed page whose bytes have come in.
+; supply: the second half, for a claimed page whose bytes have come in. in: r15 = TSC when they were
 supply:
     mov [rbx + resolver.page], r12
-    call read_cycles
-    mov r15, rax
     call stage
     call install
     test eax, eax
@@ -72,11 +67,15 @@ install:
     mov [rbx + resolver.copy_src], rax
     mov qword ptr [rbx + resolver.copy_len], PAGE_BYTES
     ; Share i of n begins at page i * pages / n, so page p is in share ((p + 1) * n - 1) / pages.
+    xor eax, eax
+    cmp qword ptr [rbx + resolver.uffd_count], 1
+    je .share
     lea rax, [r12 + 1]
     mul qword ptr [rbx + resolver.uffd_count]
     sub rax, 1
     sbb rdx, 0
     div qword ptr [rbx + resolver.pages]
+.share:
     mov rdi, [rbx + resolver.uffds]
     mov r13d, [rdi + rax*4]
     xor r14d, r14d

@@ -1,6 +1,6 @@
 ; What a reader does with a page it was told of: variants of `take` and, with it, of `install_due`.
 ;   take:        r12 = page -> eax = RETURN_*
-;   install_due: install what has come in -> eax = RETURN_*; sets reader.timeout_ns
+;   install_due: install what has come in -> eax = RETURN_*; with RETURN_OK sets reader.timeout_ns
 
 ; take_now: resolve it here and now, sleeping for a simulated fetch (fetch=blocking).
 take_now:
@@ -23,21 +23,15 @@ take_later:
     mov eax, RETURN_FULL
     cmp rcx, [rbx + reader.queue_mask]
     ja .leave
-    mov edi, CLOCK_MONOTONIC
-    call read_clock
-    test eax, eax
-    jnz .leave
-    add rdx, [rbx + resolver.fetch_delay_ns]
     mov rcx, [rbx + reader.queue_tail]
     inc qword ptr [rbx + reader.queue_tail]
     and rcx, [rbx + reader.queue_mask]
     imul rcx, rcx, PENDING_BYTES
     add rcx, [rbx + reader.queue]
-    mov [rcx + pending.due_ns], rdx
     mov [rcx + pending.page], r12
-    mov r14, rcx
     call read_cycles
-    mov [r14 + pending.claimed_cycles], rax
+    add rax, [rbx + resolver.fetch_delay_cycles]
+    mov [rcx + pending.due_cycles], rax
     xor eax, eax
 .leave:
     ret
@@ -53,26 +47,30 @@ due_installs:
     and rcx, [rbx + reader.queue_mask]
     imul rcx, rcx, PENDING_BYTES
     add rcx, [rbx + reader.queue]
-    mov r14, rcx
-    mov edi, CLOCK_MONOTONIC
-    call read_clock
-    test eax, eax
-    jnz .leave
-    mov rax, [r14 + pending.due_ns]
-    sub rax, rdx
-    ja .later
-    mov r12, [r14 + pending.page]
-    inc qword ptr [rbx + reader.queue_head]
     call read_cycles
-    sub rax, [r14 + pending.claimed_cycles]
+    mov r15, rax                            ; where the install begins
+    sub rax, [rcx + pending.due_cycles]
+    jb .later
+    mov r12, [rcx + pending.page]
+    inc qword ptr [rbx + reader.queue_head]
+    add rax, [rbx + resolver.fetch_delay_cycles]
     add [rbx + resolver.fetch_cycles], rax
     inc qword ptr [rbx + resolver.fetches]
     call supply
     test eax, eax
-    jz due_installs
+    jnz .leave
+    mov eax, RETURN_STOPPED
+    cmp dword ptr [rbx + resolver.stop], 0
+    je due_installs
 .leave:
     ret
 .later:
+    neg rax
+    mul qword ptr [rbx + resolver.ns_per_cycle_q32]
+    shr rax, 32
+    shl rdx, 32
+    or rax, rdx
+    inc rax                                 ; rounded up: not to wake before it is due
     mov [rbx + reader.timeout_ns], rax
     xor eax, eax
     ret

@@ -17,6 +17,7 @@ from kvmpc.config import Work
 from kvmpc.errors import UsageError
 from kvmpc.kvm import Kvm, Vcpu
 from kvmpc.memory import DATA_GPA, GuestMemory, Layout, MissingBitmap, shares
+from kvmpc.native.clock import host_cycles_per_ns
 from kvmpc.native.program import NativeProgram, load
 from kvmpc.native.records import (
     ReaderRecord,
@@ -91,7 +92,11 @@ class Supply:
         record.data_gpa = DATA_GPA
         record.staging = staging_hva
         record.tag_multiplier, record.tag_seed = scene.tags.multiplier, scene.tags.seed
-        record.fetch_delay_ns = scene.work.fetch_delay_ns
+        if scene.work.fetch_delay_ns:
+            per_ns = host_cycles_per_ns()
+            record.fetch_delay_ns = scene.work.fetch_delay_ns
+            record.fetch_delay_cycles = round(scene.work.fetch_delay_ns * per_ns)
+            record.ns_per_cycle_q32 = round(2**32 / per_ns)
 
     def before_ready(self, vcpu: int) -> int:
         """Do what vCPU `vcpu`'s own thread has to do before the gate; return OK or STOPPED."""

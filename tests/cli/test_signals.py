@@ -29,7 +29,9 @@ def _stopped(kvmpc, process, number):
     """Check what must hold after the end that a signal asked for."""
     finished = process.finish(within_s=BOUND_S)
     assert finished.code == 130
-    assert finished.error == f"kvmpc: stopped by {number.name}"
+    told, _, stopped = finished.error.rpartition(" kvmpc: ")
+    assert told.startswith(f"kvmpc: {number.name}: stopping; ")
+    assert stopped == f"stopped by {number.name}"
     assert "UNFINISHED: this run was stopped" in finished.told
     result = kvmpc.result()
     assert not result.finished

@@ -45,6 +45,17 @@ clobber_all:
     mov eax, 0x5eed
     ret
 
+; probe_lost: rbx = resolver record, r12 = page -> eax as `lost`, which lies between the two stamps
+probe_lost:
+    call read_cycles
+    mov [rbx + resolver.start_cycles], rax
+    call lost
+    push rax
+    call read_cycles
+    mov [rbx + resolver.end_cycles], rax
+    pop rax
+    ret
+
 ; probe_kernel: rbx = array of u64. Makes one system call and notes what it left of each register.
 probe_kernel:
     push rbx

@@ -23,7 +23,7 @@ from kvmpc.abi import clock, futex, kvm, poll, unistd
 from kvmpc.abi import userfaultfd as uffd_abi
 from kvmpc.memory import DATA_GPA, MissingBitmap
 from kvmpc.native.assembler import Program, assemble
-from kvmpc.native.program import DEFAULT_STEPS, NativeProgram, read_sources
+from kvmpc.native.program import DEFAULT_STEPS, NativeProgram, load, read_sources
 from kvmpc.native.records import (
     READ_MESSAGES,
     READER_FIELDS,
@@ -33,6 +33,7 @@ from kvmpc.native.records import (
     PendingRecord,
     ReaderRecord,
     ResolverRecord,
+    Return,
     SharedRecord,
     VcpuRecord,
     host_symbols,
@@ -50,6 +51,7 @@ __all__ = [
     "failure",
     "instrumented",
     "instrumented_program",
+    "tsc",
     "unreached",
 ]
 
@@ -413,16 +415,19 @@ class ScriptedKernel:
         self,
         record: ReaderRecord,
         *,
-        timeout_ns: int | None = None,
+        timed: bool = False,
         reply: int = 1,
         do: Callable[[], None] = lambda: None,
     ) -> None:
-        """Expect the wait for a message: ppoll, or epoll_pwait2 where the record has an epoll."""
-        timespec = 0 if timeout_ns is None else _address(record, "sec")
+        """Expect the wait for a message: ppoll, or epoll_pwait2 where the record has an epoll.
+
+        `timed`: no longer than the record's `timeout_ns`; else for ever.
+        """
+        timespec = _address(record, "sec") if timed else 0
 
         def check() -> None:
-            if timeout_ns is not None:
-                assert (record.sec, record.nsec) == divmod(timeout_ns, 10**9)
+            if timed:
+                assert (record.sec, record.nsec) == divmod(record.timeout_ns, 10**9)
             asked = poll.pollfd.from_address(_address(record, "poll_fd"))
             assert (asked.fd, asked.events) == (record.uffd, poll.POLLIN)
             do()
@@ -434,14 +439,16 @@ class ScriptedKernel:
             arguments = (record.epoll, _address(record, "epoll_event"), 1, timespec, 0, 0)
             self.expect("epoll_pwait2", *arguments, reply=reply, do=check)
 
-    def poll_until_stop(self, record: ReaderRecord, *, timeout_ns: int | None = None) -> None:
+    def poll_until_stop(self, record: ReaderRecord) -> None:
         """Expect the wait for a message; a stop interrupts it."""
-        self.poll(
-            record,
-            timeout_ns=timeout_ns,
-            reply=-errno.EINTR,
-            do=lambda: setattr(record, "stop", 1),
-        )
+        self.poll(record, reply=-errno.EINTR, do=lambda: setattr(record, "stop", 1))
+
+
+def tsc() -> int:
+    """Return the host's TSC now. No script can set it: tests bound what a loop read by this."""
+    record = ResolverRecord()
+    assert load({}).call("stamp_start", record) == Return.OK
+    return int(record.start_cycles)
 
 
 _active: ScriptedKernel | None = None

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import threading
+import time
 
 import pytest
 
 from kvmpc.abi import clock, kvm
-from kvmpc.native.records import Call, Return, SharedRecord
+from kvmpc.native.program import load
+from kvmpc.native.records import Call, RecordArray, ResolverRecord, Return, SharedRecord
 from tests.native.scripted import ScriptedKernel, Setting, counts, failure
 
 GATE_NS = 5_000_000_007
+LIVENESS_S = 20.0
 
 
 def _expect_stamp(kernel: ScriptedKernel, shared: SharedRecord, *, reply: int = 0) -> None:
@@ -59,13 +63,16 @@ def test_an_open_gate_is_passed_without_a_system_call(
 ) -> None:
     setting.shared.gate = 1
     assert kernel.run("wait_gate", setting.resolver()) == Return.OK
+    assert setting.shared.parked == 0
 
 
 def test_a_thread_sleeps_until_the_gate_is_open_whatever_wakes_it(
     kernel: ScriptedKernel, setting: Setting
 ) -> None:
     record, address = setting.resolver(), _address(setting.shared)
-    kernel.futex_wait(address, 0, reply=0)
+    setting.shared.parked = 4
+    seen: list[int] = []
+    kernel.futex_wait(address, 0, reply=0, do=lambda: seen.append(setting.shared.parked))
     kernel.futex_wait(address, 0, reply=-errno.EINTR)
     kernel.futex_wait(address, 0, reply=-errno.EAGAIN)
     kernel.futex_wait(
@@ -73,6 +80,33 @@ def test_a_thread_sleeps_until_the_gate_is_open_whatever_wakes_it(
     )
     assert kernel.run("wait_gate", record) == Return.OK
     assert counts(record) == {}
+    assert (seen, setting.shared.parked) == ([5], 5), "counted before it sleeps, and only once"
+
+
+def test_every_thread_counts_as_parked_before_the_gate_lets_all_of_them_go() -> None:
+    threads, program = 23, load({})
+    with RecordArray(SharedRecord, 1) as shareds, RecordArray(ResolverRecord, threads) as array:
+        shared, codes = shareds.records[0], []
+        for record in array.records:
+            record.shared = ctypes.addressof(shared)
+        workers = [
+            threading.Thread(
+                target=lambda record=record: codes.append(program.call("wait_gate", record)),
+                daemon=True,
+            )
+            for record in array.records
+        ]
+        for worker in workers:
+            worker.start()
+        deadline = time.monotonic() + LIVENESS_S
+        while shared.parked < threads and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert (shared.parked, codes) == (threads, [])
+        assert program.call("open_gate", shared) == Return.OK
+        for worker in workers:
+            worker.join(LIVENESS_S)
+        assert codes == [Return.OK] * threads
+        assert shared.parked == threads
 
 
 def test_a_gate_that_cannot_be_waited_for_keeps_the_guest_from_starting(
@@ -109,3 +143,4 @@ def test_a_gated_vcpu_is_stamped_around_its_runs_and_only_once_at_the_start(
     assert (record.start_ns, record.cpu_start_ns) == (100, 10)
     assert (record.end_ns, record.cpu_end_ns) == (300, 30)
     assert counts(record) == {"kvm_runs": 2, "interrupts": 1, "returns": 2}
+    assert setting.shared.parked == 1, "not again when it came back through the open gate"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 
 import pytest
 
 from kvmpc.abi import clock
 from kvmpc.abi import userfaultfd as uffd_abi
-from kvmpc.native.records import READ_MESSAGES, Call, ReaderRecord, Return
+from kvmpc.native.records import READ_MESSAGES, Call, PendingRecord, ReaderRecord, Return
 from kvmpc.units import PAGE_BYTES
-from tests.native.scripted import ScriptedKernel, Setting, counts, failure
+from tests.native.scripted import ScriptedKernel, Setting, counts, failure, tsc
 
 EPOLLS = pytest.mark.parametrize("epoll", [-1, 0, 61])
 EVENT_FORK = 0x13
@@ -236,7 +237,6 @@ def test_a_reader_waits_only_when_there_is_no_message(
         "interrupts": 1,
         "returns": 1,
     }
-    assert record.wait_cycles > 0
 
 
 @EPOLLS
@@ -286,58 +286,60 @@ def test_a_wait_that_fails_is_named(
 
 
 # --- pipelined ---------------------------------------------------------------------------------
+# No script sets the TSC. A page whose fetch takes no time is due as soon as it is looked at, one
+# with FAR to go never is, until a test lets it come in.
 
-DELAY_NS = 2_500_000_000
-BEGIN_NS = 7_600_000_000
+FAR = 1 << 60
+NS_PER_CYCLE_Q32 = 0x6123_4567
 
 
-def delayed(setting: Setting, *, epoll: int = -1, ring: int = 4) -> ReaderRecord:
+def delayed(
+    setting: Setting, delay_cycles: int = FAR, *, epoll: int = -1, ring: int = 4
+) -> ReaderRecord:
     record = setting.reader(epoll=epoll, ring=ring)
-    record.fetch_delay_ns = DELAY_NS
+    record.fetch_delay_cycles, record.ns_per_cycle_q32 = delay_cycles, NS_PER_CYCLE_Q32
     return record
 
 
+def entry(record: ReaderRecord, number: int) -> PendingRecord:
+    """Return the entry of the ring that was put in as `number`."""
+    size = ctypes.sizeof(PendingRecord)
+    return PendingRecord.from_address(record.queue + (number & record.queue_mask) * size)
+
+
+def come_in(record: ReaderRecord, *numbers: int) -> None:
+    """Make these entries due."""
+    for number in numbers:
+        entry(record, number).due_cycles = 0
+
+
 @EPOLLS
-def test_pages_come_in_one_delay_after_their_claim_in_order_while_the_reader_reads_on(
+def test_pages_are_installed_in_order_once_they_come_in_while_the_reader_reads_on(
     kernel: ScriptedKernel, setting: Setting, epoll: int
 ) -> None:
     record = delayed(setting, epoll=epoll)
-    first, second, third = BEGIN_NS, BEGIN_NS + 1000, BEGIN_NS + 2500
-
     kernel.read(record, setting.message(9), setting.message(4))
-    kernel.monotonic(first, record=record)  # 9 is claimed
-    kernel.monotonic(first + 500, record=record)  # is 9 due?
-    kernel.monotonic(second, record=record)  # 4 is claimed
-    kernel.monotonic(second + 100, record=record)
     kernel.read(record)
-    kernel.poll(record, timeout_ns=DELAY_NS - 1100, reply=1)
-    kernel.monotonic(third - 100, record=record)
+    kernel.poll(record, timed=True, reply=1)
     kernel.read(record, setting.message(7))
-    kernel.monotonic(third - 50, record=record)
-    kernel.monotonic(third, record=record)  # 7 is claimed
-
-    kernel.monotonic(third + 200, record=record)
     kernel.read(record)
-    kernel.poll(record, timeout_ns=DELAY_NS - 2700, reply=0)
-    # Due at the very nanosecond; and with it nothing else.
-    kernel.monotonic(first + DELAY_NS, record=record)
+    # The second before the first, which cannot be: they come in one behind the other.
+    kernel.poll(record, timed=True, reply=0, do=lambda: come_in(record, 1))
+    kernel.read(record)
+    kernel.poll(record, timed=True, reply=0, do=lambda: come_in(record, 0))
     kernel.copy(setting, record, 9)
-    kernel.monotonic(second + DELAY_NS - 1, record=record)
-    kernel.read(record)
-    kernel.poll(record, timeout_ns=1, reply=0)
-    # Both that are left at once.
-    kernel.monotonic(third + DELAY_NS + 1, record=record)
     kernel.copy(setting, record, 4)
-    kernel.monotonic(third + DELAY_NS + 2, record=record)
+    kernel.read(record)
+    kernel.poll(record, timed=True, reply=0, do=lambda: come_in(record, 2))
     kernel.copy(setting, record, 7)
     kernel.read(record)
     kernel.poll_until_stop(record)
     assert run(kernel, record, "pipelined") == Return.STOPPED
     assert setting.present() == {9, 4, 7}
     assert counts(record) == {
-        "reads": 6,
-        "reads_empty": 4,
-        "polls": 4,
+        "reads": 7,
+        "reads_empty": 5,
+        "polls": 5,
         "wakeups": 1,
         "received": 3,
         "queue_head": 3,
@@ -349,34 +351,94 @@ def test_pages_come_in_one_delay_after_their_claim_in_order_while_the_reader_rea
     }
 
 
-def test_a_fetch_lasts_from_the_claim_to_the_install_and_is_no_part_of_it(
+def test_a_page_is_due_one_delay_after_its_claim_and_the_wait_lasts_until_then(
     kernel: ScriptedKernel, setting: Setting
 ) -> None:
     record = delayed(setting)
-    record.start_ns = 0
-    kernel.stamp_start(record)
-    kernel.read(record, setting.message(1))
-    kernel.monotonic(BEGIN_NS, record=record)
-    kernel.monotonic(BEGIN_NS, record=record)
+    before = tsc()
+    kernel.read(record, setting.message(9))
     kernel.read(record)
-    kernel.poll(record, timeout_ns=DELAY_NS, reply=0)
-    kernel.monotonic(BEGIN_NS + DELAY_NS, record=record)
-    kernel.copy(setting, record, 1)
+    waits: list[tuple[int, int]] = []
+    kernel.poll(record, timed=True, do=lambda: waits.append((record.timeout_ns, tsc())))
     stop(kernel, record)
     assert run(kernel, record, "pipelined") == Return.STOPPED
-    total = record.end_cycles - record.start_cycles
-    assert 0 < record.wait_cycles < record.fetch_cycles
-    assert record.install_cycles > 0
-    assert record.fetch_cycles + record.install_cycles < total
+    [(timeout_ns, waiting)] = waits
+    due = entry(record, 0).due_cycles
+    assert entry(record, 0).page == 9
+    assert before < due - FAR < waiting
+    shortest, longest = ((due - at) * NS_PER_CYCLE_Q32 / 2**32 for at in (waiting, before))
+    assert shortest < timeout_ns < longest + 2
+    assert timeout_ns > 2**40, "more than 64 bits of it are needed on the way"
+
+
+def test_a_fetch_lasts_from_the_claim_to_the_install_and_is_no_part_of_it(
+    kernel: ScriptedKernel, setting: Setting
+) -> None:
+    delay, late = 1 << 40, 12_345
+    record = delayed(setting, delay)
+    kernel.read(record, setting.message(1))
+    kernel.read(record)
+    stamps: list[int] = []
+
+    def come_in_late() -> None:
+        stamps.append(tsc())
+        entry(record, 0).due_cycles = stamps[0] - late
+
+    kernel.poll(record, timed=True, reply=0, do=come_in_late)
+    kernel.copy(setting, record, 1, do=lambda: stamps.extend([tsc(), tsc()]))
+    stop(kernel, record)
+    assert run(kernel, record, "pipelined") == Return.STOPPED
+    in_poll, copying, copied = stamps
+    fetched = in_poll + record.fetch_cycles - delay - late
+    assert in_poll < fetched < copying
+    assert copied - copying < record.install_cycles < tsc() - fetched
+
+
+def test_every_message_of_a_read_is_taken_before_a_page_that_is_due_is_installed(
+    kernel: ScriptedKernel, setting: Setting
+) -> None:
+    record = delayed(setting, 0)
+    seen: list[tuple[int, int]] = []
+    kernel.read(record, *(setting.message(page) for page in (1, 2, 3)))
+    for page in (1, 2, 3):
+        note = lambda: seen.append((record.queue_head, record.queue_tail))  # noqa: E731
+        kernel.copy(setting, record, page, do=note)
+    stop(kernel, record)
+    assert run(kernel, record, "pipelined") == Return.STOPPED
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_stop_between_two_installs_leaves_the_second_in_the_ring(
+    kernel: ScriptedKernel, setting: Setting
+) -> None:
+    record = delayed(setting, 0)
+    kernel.read(record, setting.message(1), setting.message(2))
+    kernel.copy(setting, record, 1, do=lambda: setattr(record, "stop", 1))
+    assert run(kernel, record, "pipelined") == Return.STOPPED
+    assert (setting.present(), record.queue_head, record.queue_tail) == ({1}, 1, 2)
+
+
+def test_an_odd_event_in_a_batch_of_pages_under_way_goes_to_python_and_all_come_in(
+    kernel: ScriptedKernel, setting: Setting
+) -> None:
+    record = delayed(setting, 0)
+    odd = uffd_abi.uffd_msg(event=EVENT_FORK)
+    kernel.read(record, setting.message(1), odd, setting.message(2))
+    assert run(kernel, record, "pipelined") == Return.EVENT
+    assert (setting.claimed(), setting.present()) == ({1}, set())
+    taken: list[int] = []
+    kernel.copy(setting, record, 1, do=lambda: taken.append(record.queue_tail))
+    kernel.copy(setting, record, 2)
+    stop(kernel, record)
+    assert run(kernel, record, "pipelined") == Return.STOPPED
+    assert taken == [2], "the rest of the batch was taken first"
+    assert (setting.present(), record.reads) == ({1, 2}, 2)
 
 
 def test_a_ring_goes_round(kernel: ScriptedKernel, setting: Setting) -> None:
-    record = delayed(setting, ring=4)
+    record = delayed(setting, 0, ring=4)
     for page in range(11):
-        now = BEGIN_NS + page * 2 * DELAY_NS
         kernel.read(record, setting.message(page))
-        kernel.monotonic(now, record=record)
-        kernel.monotonic(now + DELAY_NS, record=record)
         kernel.copy(setting, record, page)
     stop(kernel, record)
     assert run(kernel, record, "pipelined") == Return.STOPPED
@@ -389,9 +451,6 @@ def test_a_full_ring_is_no_loss_but_a_defect_that_is_told(
 ) -> None:
     record = delayed(setting, ring=4)
     kernel.read(record, *(setting.message(page) for page in range(5)))
-    for page in range(4):
-        kernel.monotonic(BEGIN_NS + page, record=record)
-        kernel.monotonic(BEGIN_NS + page, record=record)
     assert run(kernel, record, "pipelined") == Return.FULL
     assert (record.page, record.queue_tail - record.queue_head) == (4, 4)
 
@@ -400,42 +459,20 @@ def test_a_page_under_way_is_not_fetched_again(kernel: ScriptedKernel, setting: 
     record = delayed(setting)
     setting.claim(2)
     kernel.read(record, setting.message(1), setting.message(1), setting.message(2))
-    for now in range(4):  # claim, then: is it due?, once for each message and before the next read
-        kernel.monotonic(BEGIN_NS + now, record=record)
     stop(kernel, record)
     assert run(kernel, record, "pipelined") == Return.STOPPED
     assert (record.lost_claims, record.queue_tail) == (2, 1)
-    assert record.timeout_ns == DELAY_NS - 3
-
-
-@pytest.mark.parametrize("claims", [0, 1])
-def test_a_pipelined_reader_without_a_clock_is_named(
-    kernel: ScriptedKernel, setting: Setting, claims: int
-) -> None:
-    record = delayed(setting)
-    kernel.read(record, setting.message(1))
-    for _ in range(claims):
-        kernel.monotonic(BEGIN_NS, record=record)
-    kernel.monotonic(0, record=record, reply=-errno.EINVAL)
-    assert run(kernel, record, "pipelined") == Return.FAILED
-    assert failure(record) == (Call.CLOCK_GETTIME, errno.EINVAL)
-    assert (record.queue_head, record.queue_tail) == (0, claims)
 
 
 def test_an_install_that_fails_is_named_and_the_rest_of_the_ring_still_comes_in(
     kernel: ScriptedKernel, setting: Setting
 ) -> None:
-    record = delayed(setting)
+    record = delayed(setting, 0)
     kernel.read(record, setting.message(1), setting.message(2))
-    kernel.monotonic(BEGIN_NS, record=record)
-    kernel.monotonic(BEGIN_NS, record=record)
-    kernel.monotonic(BEGIN_NS, record=record)
-    kernel.monotonic(BEGIN_NS + DELAY_NS, record=record)
     kernel.copy(setting, record, 1, reply=-errno.ENOMEM)
     assert run(kernel, record, "pipelined") == Return.FAILED
     assert failure(record) == (Call.UFFDIO_COPY, errno.ENOMEM)
     assert record.page == 1
-    kernel.monotonic(BEGIN_NS + DELAY_NS, record=record)
     kernel.copy(setting, record, 2)
     stop(kernel, record)
     assert run(kernel, record, "pipelined") == Return.STOPPED
@@ -445,10 +482,8 @@ def test_an_install_that_fails_is_named_and_the_rest_of_the_ring_still_comes_in(
 def test_a_pipelined_page_that_was_there_already_wakes_its_range(
     kernel: ScriptedKernel, setting: Setting
 ) -> None:
-    record = delayed(setting)
+    record = delayed(setting, 0)
     kernel.read(record, setting.message(1))
-    kernel.monotonic(BEGIN_NS, record=record)
-    kernel.monotonic(BEGIN_NS + DELAY_NS, record=record)
     kernel.copy(setting, record, 1, reply=-errno.EEXIST)
     kernel.wake_range(setting, record, 1)
     stop(kernel, record)

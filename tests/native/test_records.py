@@ -61,8 +61,10 @@ def test_the_kernel_has_room_for_the_event_it_writes() -> None:
     assert room >= ctypes.sizeof(epoll.epoll_event)
 
 
-def test_waiters_share_no_cache_line_with_the_gate() -> None:
-    assert SharedRecord.waiters.offset // LINE_BYTES != SharedRecord.gate.offset // LINE_BYTES
+@pytest.mark.parametrize("name", ["waiters", "parked"])
+def test_what_threads_count_in_shares_no_cache_line_with_the_gate(name: str) -> None:
+    line = getattr(SharedRecord, name).offset // LINE_BYTES
+    assert line != SharedRecord.gate.offset // LINE_BYTES
 
 
 @pytest.mark.parametrize(
