@@ -42,8 +42,8 @@ _ZEROS_NOTE: Final = (
     "its contents say nothing; presence was checked."
 )
 _POPULATED_NOTE: Final = (
-    "none,host=populated: one fault may map several pages (KVM's shadow paging maps 8 at a time), "
-    "so not every touch of it is a fault; its rate is not a fault rate."
+    "none,host=populated: KVM's shadow MMU maps 8 pages in one fault (the TDP MMU one), so there "
+    "not every touch is a fault, and the rate is no fault rate."
 )
 _OVERLAP_NOTE: Final = (
     "No fault times: with overlap most touches find the page there, and are no faults."
