@@ -138,12 +138,19 @@ class GuestMemory:
         self.data_bytes = data_bytes
         self._low = syscalls.Mapping.anonymous(low_bytes, populate=True, what="guest tables")
         try:
-            self._data = syscalls.Mapping.anonymous(data_bytes + 2 * MIB, what="guest memory")
+            # Without access at first, and with such a margin on both sides for good: until it is
+            # advised against huge pages below, none can come to reach into it from next door.
+            self._data = syscalls.Mapping(
+                data_bytes + 4 * MIB,
+                prot=mman.PROT_NONE,
+                flags=mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_NORESERVE,
+                what="guest memory",
+            )
         except BaseException:
             self._low.close()
             raise
         self.low_hva = self._low.address
-        self.data_hva = -(-self._data.address // (2 * MIB)) * (2 * MIB)
+        self.data_hva = (self._data.address // (2 * MIB) + 1) * (2 * MIB)
         try:
             # The page is what is measured: no huge page may satisfy 512 touches at once, and no
             # fork may turn a touch into a copy-on-write fault.
@@ -157,6 +164,7 @@ class GuestMemory:
                     # A kernel without transparent huge pages has no such advice, nor need of it.
                     if advice != mman.MADV_NOHUGEPAGE or error.errno != errno.EINVAL:
                         raise
+            syscalls.mprotect(self.data_hva, data_bytes, mman.PROT_READ | mman.PROT_WRITE)
         except BaseException:
             self.close()
             raise

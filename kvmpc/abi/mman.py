@@ -12,11 +12,13 @@ __all__ = [
     "MAP_PRIVATE",
     "MAP_SHARED",
     "PROT_EXEC",
+    "PROT_NONE",
     "PROT_READ",
     "PROT_WRITE",
 ]
 
 # asm-generic/mman-common.h
+PROT_NONE = 0x0
 PROT_READ = 0x1
 PROT_WRITE = 0x2
 PROT_EXEC = 0x4
