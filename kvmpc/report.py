@@ -66,11 +66,12 @@ def format_warnings(result: Result) -> list[str]:
     What several measured trials say with other numbers is said once, in the words of the first,
     with how many said it.
     """
-    told = list(dict.fromkeys(result.warnings))
+    told = list(dict.fromkeys(map(str, result.warnings)))
     alike: dict[str, list[str]] = {}
     for trial in result.trials:
-        for text in trial.warnings if trial.round > 0 else ():
-            alike.setdefault(re.sub(r"[\d.,]+", "#", text), []).append(f"{trial.label}: {text}")
+        for caution in trial.warnings if trial.round > 0 else ():
+            text = re.sub(r"[\d.,]+", "#", caution.text)
+            alike.setdefault(text, []).append(f"{trial.label}: {caution}")
     for texts in alike.values():
         more = f" (so or similar in {len(texts)} trials)" if len(texts) > 1 else ""
         told.append(texts[0] + more)

@@ -19,10 +19,11 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from kvmpc.cautions import Caution
 from kvmpc.errors import ResultFileError, describe_errno
 
 __all__ = [
@@ -31,14 +32,26 @@ __all__ = [
     "SCHEMA",
     "VERSION",
     "Result",
+    "Skip",
     "TrialResult",
     "from_json",
+    "json_parts",
     "load",
+    "points_of",
+    "salvage",
     "to_json",
+    "trial_json",
 ]
 
 SCHEMA: Final = "kvmpc-result"
-VERSION: Final = 1
+VERSION: Final = 2
+"""2: a document may hold several points; warnings are records."""
+
+_OLDEST: Final = 2
+
+_TAIL: Final = ("finished", "skipped")
+"""What stands behind the trials, because it changes as they come."""
+
 OK: Final = "ok"
 FAILED: Final = "failed"
 
@@ -47,6 +60,7 @@ FAILED: Final = "failed"
 class TrialResult:
     """One trial: one guest, one pager, one measurement.
 
+    point: index of the point it belongs to, see `Result.points`.
     pager: canonical spec, such as ``uffd,uffds=per-vcpu``; the key that joins trials to a row.
     label: the spec as shown, such as ``exit(sigbus),uffds=per-vcpu``.
     fetches: whether the pager fetches pages (``none`` does not).
@@ -62,7 +76,7 @@ class TrialResult:
     per_vcpu: raw lists by name, one entry per vCPU (``start_ns``, ``end_ns`` from the gate).
     per_reader: raw lists by name, one entry per reader thread.
     pages_per_node: pages by NUMA node, afterwards.
-    warnings: what tilts this trial's numbers, with the remedy in the text.
+    warnings: what tilts this trial's numbers.
     """
 
     pager: str
@@ -84,13 +98,23 @@ class TrialResult:
     per_vcpu: Mapping[str, tuple[int, ...]]
     per_reader: Mapping[str, tuple[int, ...]]
     pages_per_node: Mapping[str, int]
-    warnings: tuple[str, ...]
+    warnings: tuple[Caution, ...]
+    point: int = 0
 
     def __post_init__(self) -> None:
         if self.status not in (OK, FAILED):
             raise ValueError(f"status is {self.status!r}, not {OK!r} or {FAILED!r}")
         if (self.status == FAILED) != (self.error is not None):
             raise ValueError(f"status {self.status!r} does not go with error {self.error!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skip:
+    """A pager that was not measured at a point, because this host cannot: `reason` says why."""
+
+    point: int
+    pager: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +127,10 @@ class Result:
     pagers: specs in the order given; labels: what each is called in tables.
     host: facts of the machine, as ``host.collect`` gives them.
     trials: in the order they ran, warm-ups included.
+    warnings: what tilts the whole run.
+    points: of a sweep, the options by which each point differs from `options`; empty where all
+        trials are of one point. Pagers are compared within a point; `points_of` takes it apart.
+    skipped: what this host could not run.
     """
 
     tool_version: str
@@ -114,7 +142,31 @@ class Result:
     labels: tuple[str, ...]
     host: Mapping[str, object]
     trials: tuple[TrialResult, ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[Caution, ...]
+    points: tuple[Mapping[str, object], ...] = ()
+    skipped: tuple[Skip, ...] = ()
+
+    def __post_init__(self) -> None:
+        last = max(0, len(self.points) - 1)
+        for point in (*(t.point for t in self.trials), *(s.point for s in self.skipped)):
+            if not 0 <= point <= last:
+                raise ValueError(f"a trial is of point {point}, the last one is {last}")
+
+
+def points_of(result: Result) -> list[Result]:
+    """Return `result` taken apart: one result of a single point for each point, in order."""
+    if not result.points:
+        return [result]
+    return [
+        replace(
+            result,
+            options={**result.options, **options},
+            points=(),
+            trials=tuple(replace(t, point=0) for t in result.trials if t.point == index),
+            skipped=tuple(replace(s, point=0) for s in result.skipped if s.point == index),
+        )
+        for index, options in enumerate(result.points)
+    ]
 
 
 def to_json(result: Result) -> str:
@@ -123,12 +175,45 @@ def to_json(result: Result) -> str:
     Raises: ValueError where a value is NaN or infinite, TypeError where one is no JSON value:
     both are defects of the caller.
     """
+    head, trials, tail = json_parts(result)
+    return head + ",".join(trials) + tail
+
+
+def json_parts(result: Result) -> tuple[str, list[str], str]:
+    """Return the document in parts, so that a file can grow by one trial at a time.
+
+    The document is head + trials joined by commas + tail; only the tail changes as trials come.
+    """
     document = {"schema": SCHEMA, "version": VERSION, **vars(result)}
-    document["trials"] = None
-    lines = [f"{json.dumps(key)}: {_dump(value)}" for key, value in document.items()]
-    trials = ",\n".join(_dump(vars(trial)) for trial in result.trials)
-    lines[list(document).index("trials")] = f'"trials": [\n{trials}\n]'
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+    trials = [trial_json(trial) for trial in document.pop("trials")]
+    lines = {key: f"{json.dumps(key)}: {_dump(value)}" for key, value in document.items()}
+    tail = "".join(f",\n{lines.pop(key)}" for key in _TAIL)
+    head = "{\n" + ",\n".join(lines.values()) + ',\n"trials": ['
+    return head, trials, "\n]" + tail + "\n}\n"
+
+
+def trial_json(trial: TrialResult) -> str:
+    """Return one trial as a line of the document."""
+    return "\n" + _dump(vars(trial))
+
+
+def salvage(text: str, path: str) -> Result:
+    """Return what a document holds that was cut short: all trials that are whole, unfinished.
+
+    Raises: ResultFileError where even its head is not there.
+    """
+    head, opened, body = text.partition(',\n"trials": [')
+    if not opened:
+        raise ResultFileError(path, "cut short before its first trial: nothing can be resumed")
+    trials = []
+    for line in body.split("\n")[1:]:
+        try:
+            trials.append(json.loads(line.removesuffix(",")))
+        except ValueError:
+            break
+    # The document of no trial, and then those that are whole.
+    document = _parse(head + ', "trials": [], "finished": false, "skipped": [] }', path)
+    return from_json(json.dumps({**typing.cast(dict[str, Any], document), "trials": trials}), path)
 
 
 def _dump(value: object) -> str:
@@ -140,6 +225,8 @@ def _dump(value: object) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
+    if isinstance(value, Caution | Skip):
+        return vars(value)
     raise TypeError(f"{value!r} has no place in a result")
 
 
@@ -160,6 +247,10 @@ def from_json(text: str, path: str) -> Result:
         raise ResultFileError(
             path,
             f"version {version} is newer than this kvmpc reads ({VERSION}): upgrade kvmpc",
+        )
+    if version < _OLDEST:
+        raise ResultFileError(
+            path, f"version {version} is older than this kvmpc reads ({_OLDEST}): measure again"
         )
     try:
         result: Result = _reader(Result)(document)
@@ -327,12 +418,15 @@ def _mapping_reader(read: _Reader) -> _Reader:
 def _record_reader(record: type) -> _Reader:
     hints = typing.get_type_hints(record)
     readers = {field.name: _reader(hints[field.name]) for field in fields(record)}
+    optional = {field.name for field in fields(record) if field.default is not MISSING}
 
     def read_record(value: object) -> Any:
         if not isinstance(value, dict):
             raise _Mismatch(f"{_shown(value)} is not an object")
         items = {}
         for name, read in readers.items():
+            if name in optional and name not in value:
+                continue
             try:
                 if name not in value:
                     raise _Mismatch("missing")

@@ -9,6 +9,7 @@ import operator
 from collections.abc import Sequence
 
 from kvmpc import stats
+from kvmpc.cautions import Caution
 from kvmpc.config import Work
 from kvmpc.guest import HISTOGRAM_BUCKETS, Guest, bucket_bounds
 from kvmpc.native.records import (
@@ -119,23 +120,35 @@ def warnings(
     returns: int,
     guest_tsc_khz: float,
     tsc_khz_seen: float,
-) -> list[str]:
+) -> list[Caution]:
     """Return what makes this trial less trustworthy, each with a remedy."""
     found = []
     if start_skew_ns > MAX_SKEW_SHARE * elapsed_ns:
         found.append(
-            f"the last vCPU started {start_skew_ns / elapsed_ns:.1%} of the trial after the gate: "
-            "give each vCPU more pages (--mem-per-vcpu), or use fewer vCPUs than CPUs"
+            Caution(
+                "start-skew",
+                f"the last vCPU started {start_skew_ns / elapsed_ns:.1%} of the trial after the "
+                "gate",
+                "give each vCPU more pages (--mem-per-vcpu), or use fewer vCPUs than CPUs",
+            )
         )
     if returns > _MAX_RETURNS_SHARE * work.expected_pages * work.vcpus / work.parts:
         found.append(
-            f"{returns} returns to Python on rare paths, more than 1 per 1000 pages: they cost "
-            "more than a page does; the counts say which exits they were"
+            Caution(
+                "rare-returns",
+                f"{returns} returns to Python on rare paths, more than 1 per 1000 pages: they cost "
+                "more than a page does",
+                "see which exits they were in the counts",
+            )
         )
     deviation = abs(tsc_khz_seen / guest_tsc_khz - 1)
     if elapsed_ns > _TSC_CHECK_NS and deviation > _MAX_TSC_DEVIATION:
         found.append(
-            f"the guest's TSC runs at {tsc_khz_seen / 1000:.1f} MHz by the host's clock, KVM says "
-            f"{guest_tsc_khz / 1000:.1f} MHz: fault times are off by {deviation:.1%}"
+            Caution(
+                "tsc-rate",
+                f"the guest's TSC runs at {tsc_khz_seen / 1000:.1f} MHz by the host's clock, KVM "
+                f"says {guest_tsc_khz / 1000:.1f} MHz: fault times are off by {deviation:.1%}",
+                "use rates only, or boot with tsc=reliable if the TSC is sound",
+            )
         )
     return found

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from kvmpc.cautions import Caution
 from kvmpc.units import GIB
 
 __all__ = ["tilts"]
 
 
-def tilts(facts: Mapping[str, object], *, vcpu_threads: int, reader_threads: int = 0) -> list[str]:
-    """Return one sentence for each thing on this host that tilts a comparison, with its remedy.
+def tilts(
+    facts: Mapping[str, object], *, vcpu_threads: int, reader_threads: int = 0
+) -> list[Caution]:
+    """Return one caution for each thing on this host that tilts a comparison, with its remedy.
 
     facts: as `kvmpc.host.collect` returns them, or as read back from a result.
     vcpu_threads, reader_threads: the most that any trial of the run starts.
@@ -52,43 +55,55 @@ class _Facts:
         return found if isinstance(found, list) else []
 
 
-def _threads(read: _Facts, vcpus: int, readers: int) -> Iterator[str]:
+def _threads(read: _Facts, vcpus: int, readers: int) -> Iterator[Caution]:
     allowed, online = read.number("cpu", "allowed_count"), read.number("cpu", "online_count")
     if allowed is not None and allowed < vcpus:
-        yield (
+        yield Caution(
+            "fewer-cpus-than-vcpus",
             f"{vcpus} vCPU threads share {allowed:g} CPUs: fewer fault at once, so contention "
-            "(uffd's weak point) stays hidden; use one vCPU per CPU at most"
+            "(uffd's weak point) stays hidden",
+            "use one vCPU per CPU at most",
         )
     elif allowed is not None and allowed < vcpus + readers:
-        yield (
+        yield Caution(
+            "fewer-cpus-than-threads",
             f"{vcpus} vCPU and {readers} reader threads share {allowed:g} CPUs: uffd pays for "
-            "its readers with vCPU time; use fewer vCPUs or readers"
+            "its readers with vCPU time",
+            "use fewer vCPUs or readers",
         )
     if allowed is not None and online is not None and allowed < online:
-        yield (
+        yield Caution(
+            "affinity",
             f"kvmpc may use {allowed:g} of {online:g} online CPUs: sleepers wake on few CPUs, "
-            "which tilts uffd; widen the affinity (taskset, cpuset)"
+            "which tilts uffd",
+            "widen the affinity (taskset, cpuset)",
         )
     quota = read.number("cgroup", "quota_cpus")
     if quota is not None:
-        yield (
+        yield Caution(
+            "cpu-quota",
             f"a cgroup quota of {quota:g} CPUs stops all threads when used up: pagers that burn "
-            "CPU lose most; lift cpu.max (cpu.cfs_quota_us)"
+            "CPU lose most",
+            "lift cpu.max (cpu.cfs_quota_us)",
         )
     load = read.number("load", "avg1")
     if load is not None and load > max(0.5, 0.1 * (allowed or online or 1)):
-        yield (
+        yield Caution(
+            "host-load",
             f"the load average was {load:g} before the start: what runs beside takes CPU from "
-            "readers first; wait until the host is idle"
+            "readers first",
+            "wait until the host is idle",
         )
 
 
-def _processor(read: _Facts) -> Iterator[str]:
+def _processor(read: _Facts) -> Iterator[Caution]:
     deep = _deep_states(read)
     if deep:
-        yield (
+        yield Caution(
+            "deep-idle",
             f"idle states deeper than C1 are on ({_few(deep)}): they punish only what sleeps "
-            "(uffd vCPUs and readers); cpupower idle-set -D 3"
+            "(uffd vCPUs and readers)",
+            "cpupower idle-set -D 3",
         )
     mitigated = [
         name
@@ -96,31 +111,39 @@ def _processor(read: _Facts) -> Iterator[str]:
         if isinstance(text, str) and "Mitigation" in text
     ]
     if mitigated:
-        yield (
-            f"CPU mitigations are active ({_few(mitigated)}): they punish exits most; "
-            "compare with mitigations=off"
+        yield Caution(
+            "mitigations",
+            f"CPU mitigations are active ({_few(mitigated)}): they punish exits most",
+            "compare with mitigations=off",
         )
     governors = [str(name) for name in read.items("frequency", "governors")]
     if governors and governors != ["performance"]:
-        yield (
-            f"the frequency governor is {_few(governors)}: threads that sleep (uffd) run slower; "
-            "cpupower frequency-set -g performance"
+        yield Caution(
+            "governor",
+            f"the frequency governor is {_few(governors)}: threads that sleep (uffd) run slower",
+            "cpupower frequency-set -g performance",
         )
     if read.number("cpu", "hypervisor"):
-        yield (
+        yield Caution(
+            "nested-host",
             "this host is itself a VM: exits and wake-ups cost more than on bare metal, so speeds "
-            "and ratios do not carry over; measure on bare metal"
+            "and ratios do not carry over",
+            "measure on bare metal",
         )
     clocksource = read.text("cpu", "clocksource")
     if clocksource is not None and clocksource != "tsc":
-        yield (
+        yield Caution(
+            "clocksource",
             f"the clock source is {clocksource}, not tsc: host time stamps may cost more and "
-            "drift from the guest's TSC; boot with tsc=reliable if it is sound"
+            "drift from the guest's TSC",
+            "boot with tsc=reliable if it is sound",
         )
     if 0 in (read.number("cpu", "constant_tsc"), read.number("cpu", "nonstop_tsc")):
-        yield (
+        yield Caution(
+            "tsc-not-invariant",
             "the TSC is not both constant and nonstop: fault times taken by the guest are wrong "
-            "where vCPUs sleep (uffd); use rates only"
+            "where vCPUs sleep (uffd)",
+            "use rates only",
         )
 
 
@@ -143,55 +166,69 @@ def _deep_states(read: _Facts) -> list[str]:
     return deep
 
 
-def _paging(read: _Facts) -> Iterator[str]:
+def _paging(read: _Facts) -> Iterator[Caution]:
     module = read.text("kvm", "vendor_module")
     paging = read.text("kvm", "second_level_paging")
     if paging == "shadow":
-        yield (
-            "KVM uses shadow paging: each fault costs more in every pager and differences shrink; "
-            f"load {module or 'the vendor module'} with EPT or NPT on"
+        yield Caution(
+            "shadow-paging",
+            "KVM uses shadow paging: each fault costs more in every pager and differences shrink",
+            f"load {module or 'the vendor module'} with EPT or NPT on",
         )
     elif paging is None and read.group("kvm"):
-        yield (
+        yield Caution(
+            "paging-unknown",
             f"whether KVM uses EPT or NPT is unknown (module {module or 'not found'}): shadow "
-            "paging would shrink differences; use kvm_intel or kvm_amd"
+            "paging would shrink differences",
+            "use kvm_intel or kvm_amd",
         )
 
 
-def _pages(read: _Facts) -> Iterator[str]:
+def _pages(read: _Facts) -> Iterator[Caution]:
     nodes = read.items("cpu", "numa_nodes")
     if read.number("memory", "numa_balancing") and len(nodes) != 1:
-        yield (
+        yield Caution(
+            "numa-balancing",
             "NUMA balancing is on: it unmaps present pages, so every pager takes faults that are "
-            "not its own; sysctl kernel.numa_balancing=0"
+            "not its own",
+            "sysctl kernel.numa_balancing=0",
         )
     if _mglru_walks(read) and read.number("memory", "pressure_some_avg60_percent"):
-        yield (
+        yield Caution(
+            "mglru",
             "MGLRU is on and memory is under pressure: it ages pages by scanning, guest pages "
-            "through KVM, which slows all pagers; free memory first"
+            "through KVM, which slows all pagers",
+            "free memory first",
         )
     damon = [str(name) for name in read.items("memory", "damon_running")]
     if damon:
-        yield (
+        yield Caution(
+            "damon",
             f"DAMON is running ({_few(damon)}): it clears accessed bits of guest pages, "
-            "which slows all pagers; turn it off in sysfs"
+            "which slows all pagers",
+            "turn it off in sysfs",
         )
     if read.number("memory", "ksm_run") == 1:
-        yield (
-            "KSM is on: ksmd scans and merges on CPU time that readers (uffd) miss most; "
-            "echo 0 > /sys/kernel/mm/ksm/run"
+        yield Caution(
+            "ksm",
+            "KSM is on: ksmd scans and merges on CPU time that readers (uffd) miss most",
+            "echo 0 > /sys/kernel/mm/ksm/run",
         )
     if read.text("memory", "thp_enabled") == "always":
-        yield (
+        yield Caution(
+            "thp-always",
             "THP is always on: guest data is opted out by default, but khugepaged competes for "
-            "CPU and mmap_lock; set it to madvise"
+            "CPU and mmap_lock",
+            "set it to madvise",
         )
     swap = read.number("memory", "swap_total_bytes")
     if swap:
         used = read.number("memory", "swap_used_bytes") or 0
-        yield (
+        yield Caution(
+            "swap",
             f"swap is on ({used / GIB:.1f} of {swap / GIB:.1f} GiB used): a page swapped out "
-            "faults again, unseen by uffd and exit; swapoff -a"
+            "faults again, unseen by uffd and exit",
+            "swapoff -a",
         )
 
 
@@ -206,12 +243,14 @@ def _mglru_walks(read: _Facts) -> bool:
         return False
 
 
-def _limits(read: _Facts) -> Iterator[str]:
+def _limits(read: _Facts) -> Iterator[Caution]:
     limit, total = read.number("cgroup", "memory_limit_bytes"), read.number("memory", "total_bytes")
     if limit is not None and (total is None or limit < total):
-        yield (
+        yield Caution(
+            "memory-limit",
             f"a cgroup limits memory to {limit / GIB:.3g} GiB: near it each install reclaims "
-            "first, which tilts every pager; raise memory.max"
+            "first, which tilts every pager",
+            "raise memory.max",
         )
 
 

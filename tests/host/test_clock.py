@@ -75,7 +75,7 @@ def test_the_guests_tsc_rate_is_told_and_agrees_with_the_hosts_clock(
 ) -> None:
     result = run("exit", pages=997, fetch_delay_ns=100_000, vcpus=1)
     assert result.guest_tsc_khz > 0
-    assert not [text for text in result.warnings if "TSC" in text]
+    assert not [caution for caution in result.warnings if "TSC" in caution.text]
     # One vCPU's touches, each timed by the guest, cannot take longer than the trial.
     sum_cycles = sum(lowest * touches for lowest, _, touches in result.histogram_cycles)
     assert sum_cycles / result.guest_tsc_khz * 1e6 <= 1.01 * result.elapsed_ns

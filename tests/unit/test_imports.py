@@ -13,7 +13,7 @@ import kvmpc
 ROOT = Path(kvmpc.__file__).parent
 
 LAYERS = (
-    ("errors", "units", "abi"),
+    ("errors", "units", "abi", "cautions"),
     ("syscalls", "config", "source", "interrupt", "kernelfs"),
     ("kvm", "uffd", "memory", "headroom", "tilts"),
     ("native", "guest", "host"),
@@ -28,14 +28,14 @@ LAYERS = (
 
 ONLY = {
     # What works on a JSON file from another host.
-    "results": {"errors", "units", "resultfile"},
+    "results": {"errors", "units", "resultfile", "cautions"},
     "resultfile": {"errors", "units", "results"},
     "stats": {"errors", "units", "results", "resultfile"},
     "report": {"errors", "units", "results", "resultfile", "stats"},
     # What reads the host's files.
     "kernelfs": {"errors", "units"},
     "headroom": {"errors", "units", "kernelfs"},
-    "tilts": {"errors", "units", "kernelfs"},
+    "tilts": {"cautions", "errors", "units", "kernelfs"},
     "host": {"errors", "units", "kernelfs", "headroom", "tilts"},
     # What knows nothing of pagers, or of anything.
     "errors": set(),

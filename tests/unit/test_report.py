@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kvmpc.cautions import Caution
 from kvmpc.report import MAX_COLUMNS, format_table, format_warnings
 
 Make = Callable[..., Any]
@@ -170,17 +171,20 @@ def test_a_result_without_a_trial_has_a_table(make_result: Make) -> None:
 def test_warnings_alike_are_told_once_and_warm_ups_not_at_all(
     make_result: Make, make_trial: Make
 ) -> None:
-    drifts = [make_trial("uffd", n, warnings=(f"the TSC drifts by {n}.5%",)) for n in range(3)]
-    result = make_result(*drifts, warnings=("KSM runs\n  remedy: stop it",))
+    drifts = [
+        make_trial("uffd", n, warnings=(Caution("tsc", f"the TSC drifts by {n}.5%", "wait"),))
+        for n in range(3)
+    ]
+    result = make_result(*drifts, warnings=(Caution("ksm", "KSM runs\n ", "stop it"),))
     assert format_warnings(result) == [
-        "warning: KSM runs   remedy: stop it",
-        "warning: uffd: the TSC drifts by 1.5% (so or similar in 2 trials)",
+        "warning: KSM runs  ; stop it",
+        "warning: uffd: the TSC drifts by 1.5%; wait (so or similar in 2 trials)",
     ]
     assert "drifts" not in format_table(result)
 
 
 def test_text_from_a_file_cannot_steer_the_terminal(make_result: Make, make_trial: Make) -> None:
-    trial = make_trial("uffd", label="uffd\x1b[2J\nx", warnings=("\x9b1A\udc80",))
+    trial = make_trial("uffd", label="uffd\x1b[2J\nx", warnings=(Caution("x", "\x9b1A", "\udc80"),))
     text = format_table(make_result(trial, host={"cpu": {"model": "\x1b]0;gone\x07"}}))
     assert all(letter == "\n" or letter.isprintable() for letter in text)
 
@@ -204,7 +208,8 @@ def test_every_line_is_under_100_columns(
     trials = [make_trial(name, at) for name in ("none", "uffd") for at in (1, 2)]
     odd = [make_trial("odd", at, metrics=metrics, label=label) for at in (1, 2)]
     failed = make_trial("bad", status="failed", error="no room: " + "y" * 300)
-    text = format_table(make_result(*trials, *odd, failed, warnings=("z " * 300,)))
+    caution = Caution("z", "z " * 300, "z")
+    text = format_table(make_result(*trials, *odd, failed, warnings=(caution,)))
     assert max(map(len, text.splitlines())) <= MAX_COLUMNS < 100
     assert "e+0" not in text.replace("1e+0", "") or value >= 1e8
 

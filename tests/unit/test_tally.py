@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kvmpc import tally
+from kvmpc.cautions import Caution
 from kvmpc.config import Work
 from kvmpc.guest import GuestRecord
 from kvmpc.native.records import ReaderRecord, VcpuRecord
@@ -179,7 +180,7 @@ def test_the_histogram_sums_vcpus_and_leaves_empty_buckets_out() -> None:
     assert tally.histogram(guest, work) == ((0, 0, 2), (34, 35, 21))  # type: ignore[arg-type]
 
 
-def _warnings(**options: Any) -> list[str]:
+def _warnings(**options: Any) -> list[Caution]:
     work = Work(
         vcpus=10, mem_per_vcpu_bytes=100 * PAGE_BYTES, overlap=options.pop("overlap", False)
     )
@@ -208,7 +209,7 @@ def test_a_sound_trial_has_no_warning() -> None:
 )
 def test_what_makes_a_trial_less_trustworthy_is_said(options: dict[str, Any], text: str) -> None:
     (warning,) = _warnings(**options)
-    assert text in warning
+    assert text in warning.text
 
 
 def test_a_short_trial_says_nothing_about_the_tsc() -> None:
