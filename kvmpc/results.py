@@ -31,6 +31,7 @@ __all__ = [
     "OK",
     "SCHEMA",
     "VERSION",
+    "Point",
     "Result",
     "Skip",
     "TrialResult",
@@ -109,6 +110,14 @@ class TrialResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Point:
+    """One point of a sweep: `options` by which it differs from the run's, `pagers` measured."""
+
+    options: Mapping[str, object]
+    pagers: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Skip:
     """A pager that was not measured at a point, because this host cannot: `reason` says why."""
 
@@ -128,9 +137,10 @@ class Result:
     host: facts of the machine, as ``host.collect`` gives them.
     trials: in the order they ran, warm-ups included.
     warnings: what tilts the whole run.
-    points: of a sweep, the options by which each point differs from `options`; empty where all
-        trials are of one point. Pagers are compared within a point; `points_of` takes it apart.
+    points: of a sweep; empty where all trials are of one point. Pagers are compared within a
+        point; `points_of` takes a result apart.
     skipped: what this host could not run.
+    spec: the sweep's spec as it was run, TOML.
     """
 
     tool_version: str
@@ -143,29 +153,36 @@ class Result:
     host: Mapping[str, object]
     trials: tuple[TrialResult, ...]
     warnings: tuple[Caution, ...]
-    points: tuple[Mapping[str, object], ...] = ()
+    points: tuple[Point, ...] = ()
     skipped: tuple[Skip, ...] = ()
+    spec: str | None = None
 
     def __post_init__(self) -> None:
         last = max(0, len(self.points) - 1)
         for point in (*(t.point for t in self.trials), *(s.point for s in self.skipped)):
             if not 0 <= point <= last:
                 raise ValueError(f"a trial is of point {point}, the last one is {last}")
+        for found in self.points:
+            if not set(found.pagers) <= set(self.pagers):
+                raise ValueError(f"a point has pagers {found.pagers}, the run {self.pagers}")
 
 
 def points_of(result: Result) -> list[Result]:
     """Return `result` taken apart: one result of a single point for each point, in order."""
     if not result.points:
         return [result]
+    labels = dict(zip(result.pagers, result.labels, strict=False))
     return [
         replace(
             result,
-            options={**result.options, **options},
+            options={**result.options, **point.options},
+            pagers=point.pagers,
+            labels=tuple(labels.get(pager, pager) for pager in point.pagers),
             points=(),
             trials=tuple(replace(t, point=0) for t in result.trials if t.point == index),
             skipped=tuple(replace(s, point=0) for s in result.skipped if s.point == index),
         )
-        for index, options in enumerate(result.points)
+        for index, point in enumerate(result.points)
     ]
 
 
@@ -225,7 +242,7 @@ def _dump(value: object) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, Caution | Skip):
+    if isinstance(value, Caution | Point | Skip):
         return vars(value)
     raise TypeError(f"{value!r} has no place in a result")
 

@@ -96,7 +96,7 @@ def test_the_wheel_carries_every_assembly_file(wheels):
     guest = {f"kvmpc/_guest/{path.name}" for path in (ROOT / "guest").glob("*.asm")}
     assert native
     assert guest
-    assert native | guest | {"kvmpc/py.typed", "kvmpc/cli.py"} <= packed
+    assert native | guest | {"kvmpc/py.typed", "kvmpc/cli/__init__.py"} <= packed
     assert licence
     assert not [name for name in packed if name.startswith(("tests/", "bench/", "guest/"))]
 

@@ -1,0 +1,76 @@
+"""The command line: the only place that prints and that picks exit codes.
+
+Modules that a command needs are imported when it runs: ``kvmpc --help`` has to answer at once.
+"""
+
+from __future__ import annotations
+
+import traceback
+
+import click
+
+from kvmpc.cli.measuring import compare, run
+from kvmpc.cli.output import EXIT_FAILED, EXIT_HOST, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from kvmpc.cli.probing import probe
+from kvmpc.cli.reading import show
+from kvmpc.errors import HostError, Interrupted, KvmpcError, UsageError
+
+__all__ = ["cli", "main"]
+
+_EPILOG = """\b
+Examples:
+  kvmpc probe
+  kvmpc compare
+  kvmpc compare --vcpus 160 --mem-per-vcpu 4M --json result.json
+  kvmpc compare uffd,readers=4 exit --fetch-delay 200us
+  kvmpc run exit --vcpus 8
+  kvmpc show result.json
+
+\b
+Exit codes: 0 ok, 2 wrong usage, 3 this host cannot (the message says what would help),
+4 a trial failed, 130 interrupted.
+"""
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="kvmpc")
+def cli() -> None:
+    """Compare the mechanisms that feed a KVM guest its missing pages.
+
+    A guest of N vCPUs touches memory that is not there yet; a pager supplies it. kvmpc measures
+    pagers on the same guest in one run and verifies every page.
+    """
+
+
+for _command in (probe, compare, run, show):
+    cli.add_command(_command)
+
+_EXIT_CODES: tuple[tuple[type[KvmpcError], int], ...] = (
+    (UsageError, EXIT_USAGE),
+    (HostError, EXIT_HOST),
+    (Interrupted, EXIT_INTERRUPTED),
+    (KvmpcError, EXIT_FAILED),
+)
+
+
+def main() -> int:
+    """Run the command line and return its exit code."""
+    try:
+        result = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        return EXIT_INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except KvmpcError as error:
+        click.echo(f"kvmpc: {error}", err=True)
+        return next(code for family, code in _EXIT_CODES if isinstance(error, family))
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except OSError as error:  # of our output: all else that the kernel refuses is a KvmpcError
+        click.echo(f"kvmpc: {error}", err=True)
+        return EXIT_FAILED
+    except Exception:  # noqa: BLE001 - a defect of ours, and Python's own exit code means regression
+        traceback.print_exc()
+        return EXIT_FAILED
+    return result if isinstance(result, int) else EXIT_OK

@@ -1,0 +1,18 @@
+"""``kvmpc show``: what a file of any host says."""
+
+from __future__ import annotations
+
+import click
+
+from kvmpc.cli.output import print_result
+
+__all__ = ["show"]
+
+
+@click.command(epilog="\b\nExamples:\n  kvmpc show result.json\n  kvmpc show - < result.json")
+@click.argument("file", metavar="FILE|-")
+def show(file: str) -> None:
+    """Show the table of a result that --json wrote."""
+    from kvmpc.results import load
+
+    print_result(load(file), err=False)
