@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 from kvmpc.errors import KernelError, UsageError, describe_errno
-from kvmpc.results import Result, to_json
+from kvmpc.results import Result, json_parts, to_json, trial_json
 
 __all__ = ["ResultWriter"]
 
@@ -24,14 +27,16 @@ __all__ = ["ResultWriter"]
 class ResultWriter:
     """Where ``--json`` goes: a file that always holds a whole document, or a stream.
 
-    A regular file (through a symlink: its target) is replaced atomically by every `write`, so
-    that the last complete document outlives whatever comes next; until the first `write` it keeps
-    what it holds. ``-``, whatever stdout goes to, and anything that is not a regular file (a
-    FIFO, a shell's ``>(...)``) take one document, at `finish`.
+    A regular file (through a symlink: its target) keeps what it holds until `begin` replaces it
+    atomically; then it grows by one trial at a time, in place: a sweep has thousands, and writing
+    all of them anew after each would take longer than they do. It is locked meanwhile. ``-``,
+    whatever stdout goes to, and anything that is not a regular file (a FIFO, a shell's ``>(...)``)
+    take one document, at `finish`.
 
     path: as given on the command line.
 
-    Raises: UsageError naming ``--json`` where the path cannot be written: ask before a trial.
+    Raises: UsageError naming ``--json`` where the path cannot be written, or another kvmpc writes
+    to it: ask before a trial.
     """
 
     def __init__(self, path: str) -> None:
@@ -39,10 +44,17 @@ class ResultWriter:
         self._stdout = path == "-"
         # A file's true name, so that replacing it does not replace a symlink; None = a stream.
         self._file: str | None = None
+        self._lock: int | None = None
+        self._fd: int | None = None
+        self._end = 0  # of the last trial in the file
+        self._length = 0  # of the file
         if self._stdout:
             return
         try:
             self._choose(path)
+        except BlockingIOError as error:
+            allowed = "a file that no other kvmpc is writing to"
+            raise UsageError("--json", path, allowed) from error
         except OSError as error:
             allowed = "- or a file in a directory that can be written: "
             reason = describe_errno(error.errno or 0)
@@ -62,18 +74,61 @@ class ResultWriter:
                     raise PermissionError(errno.EACCES, path)
                 return
         self._file = os.path.realpath(path)
-        _check_replaceable(path, self._file)
+        self._lock = _check_replaceable(path, self._file)
 
-    def write(self, result: Result) -> None:
-        """Save what is known so far; a stream waits for `finish`.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in (self._fd, self._lock):
+            if fd is not None:
+                os.close(fd)
+        self._fd = self._lock = None
+
+    def begin(self, result: Result) -> None:
+        """Make the file hold `result`. A stream waits for `finish`.
 
         Raises: KernelError naming the path; the file then holds what it held before.
         """
-        if self._file is not None:
-            try:
-                _replace(self._file, to_json(result))
-            except OSError as error:
-                raise self._failed(error, "it holds what it held before") from error
+        if self._file is None:
+            return
+        head, trials, tail = json_parts(result)
+        text = head + ",".join(trials)
+        try:
+            fd = _replace(self._file, text + tail, keep=self._lock is not None)
+        except FileExistsError as error:
+            allowed = "a file that no other kvmpc has just begun"
+            raise UsageError("--json", self.path, allowed) from error
+        except OSError as error:
+            raise self._failed(error, "it holds what it held before") from error
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd, self._end, self._length = fd, len(text), len(text) + len(tail)
+        if self._lock is None:
+            self._lock = os.dup(fd)
+
+    def append(self, result: Result) -> None:
+        """Add the last of `result`'s trials to the file, which has those before it.
+
+        Raises: KernelError naming the path; the file then holds what it held before.
+        """
+        if self._fd is None:
+            return
+        _, _, tail = json_parts(replace(result, trials=()))
+        added = ("," if len(result.trials) > 1 else "") + trial_json(result.trials[-1])
+        before = os.pread(self._fd, self._length - self._end, self._end)
+        try:
+            # One call, over the tail: nobody else sees half of it, short of a crash.
+            _write_at(self._fd, added + tail, self._end)
+            os.fsync(self._fd)
+        except OSError as error:
+            # Its place is still its own: what was there before goes back.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._length)
+                os.pwrite(self._fd, before, self._end)
+            raise self._failed(error, "it holds what it held before") from error
+        self._end += len(added)
+        self._length = self._end + len(tail)
 
     def finish(self, result: Result) -> None:
         """Save the last state, to a stream too.
@@ -81,7 +136,7 @@ class ResultWriter:
         Raises: KernelError naming the path.
         """
         if self._file is not None:
-            self.write(result)
+            self.begin(result)
             return
         text = to_json(result)
         try:
@@ -104,35 +159,73 @@ def _is_stdout(status: os.stat_result) -> bool:
         return False
 
 
-def _check_replaceable(path: str, file: str) -> None:
-    """Try what `_replace` will do, short of doing it: a permission bit is not the whole truth."""
+def _check_replaceable(path: str, file: str) -> int | None:
+    """Try what `_replace` will do, short of doing it: a permission bit is not the whole truth.
+
+    Returns the file as it is, open and locked, or None where there is none yet.
+    """
     if not os.path.basename(path):
         raise IsADirectoryError(errno.EISDIR, path)
+    lock = None
     with contextlib.suppress(FileNotFoundError):
-        os.close(os.open(file, os.O_WRONLY | os.O_CLOEXEC))  # write-protected stays so
-    descriptor, temporary = _create_beside(file)
+        lock = os.open(file, os.O_WRONLY | os.O_CLOEXEC)  # write-protected stays so
+    try:
+        if lock is not None:
+            _lock(lock)
+        descriptor, temporary = _create_beside(file)
+    except BaseException:
+        if lock is not None:
+            os.close(lock)
+        raise
     os.close(descriptor)
     os.unlink(temporary)
+    return lock
+
+
+def _lock(fd: int) -> None:
+    """Lock a file for this process. Raises: BlockingIOError where another has it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # a file system without locks
 
 
 def _create_beside(file: str) -> tuple[int, str]:
     # Not tempfile: its files are 0600, and a new result is to get what the umask gives.
     temporary = os.path.join(os.path.dirname(file), f".kvmpc-{secrets.token_hex(8)}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     return os.open(temporary, flags, 0o666), temporary
 
 
-def _replace(file: str, text: str) -> None:
-    descriptor, temporary = _create_beside(file)
+def _write_at(fd: int, text: str, offset: int) -> None:
+    data = memoryview(text.encode("ascii"))
+    while data:
+        written = os.pwrite(fd, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _replace(file: str, text: str, *, keep: bool) -> int:
+    """Put `text` in the place of `file`, atomically, and return the new file, open and locked.
+
+    keep: it may exist, for we have it locked; otherwise it must be new.
+    """
+    fd, temporary = _create_beside(file)
     try:
-        with open(descriptor, "w", encoding="ascii") as stream:
-            with contextlib.suppress(FileNotFoundError):
-                os.fchmod(descriptor, stat.S_IMODE(os.stat(file).st_mode))
-            stream.write(text)
-            stream.flush()
-            os.fsync(descriptor)  # before the rename: after a crash, the old or the new, not none
-        os.replace(temporary, file)
+        with contextlib.suppress(FileNotFoundError):
+            os.fchmod(fd, stat.S_IMODE(os.stat(file).st_mode))
+        _lock(fd)
+        _write_at(fd, text, 0)
+        os.fsync(fd)  # before the rename: after a crash, the old or the new, not none
+        if keep:
+            os.replace(temporary, file)
+        else:
+            os.link(temporary, file)
+            os.unlink(temporary)
     except BaseException:
+        os.close(fd)
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+    return fd

@@ -1,90 +1,193 @@
-"""Which trials a run has, and in which order: warm-up, then rounds with every pager in each.
+"""Which trials a run has, in which order, and how long they take.
 
-Interleaved, so that what drifts (temperature, frequency, other load) meets every pager; rotated
-and, every other round, reversed, so that none is always the first nor always follows the same one.
+Interleaved: each round has one trial of each pager at each point, so that whatever drifts on the
+host drifts under all of them, and ratios are taken within a round. Each round begins with the next
+pager, and every other one goes backwards, so that no pager always follows the same one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from kvmpc.config import Work
-from kvmpc.errors import UsageError
+from kvmpc.errors import HostError
 from kvmpc.interrupt import Interrupt
 from kvmpc.kvm import Kvm
+from kvmpc.limits import check_run
 from kvmpc.pagers import Pager
-from kvmpc.results import TrialResult
+from kvmpc.plan import Plan
+from kvmpc.results import Point, Result, Skip, TrialResult
+from kvmpc.tilts import tilts
 from kvmpc.trial import run_trial
 
-__all__ = ["WARMUP_DIVISOR", "Schedule", "Step", "measure"]
+__all__ = [
+    "WARMUP_DIVISOR",
+    "Clock",
+    "Schedule",
+    "Step",
+    "measure",
+    "planned_result",
+    "what_cannot_run",
+]
 
 WARMUP_DIVISOR = 8
 """A warm-up touches this part of the pages."""
 
-_MAX_ROUNDS = 1000
-
 
 @dataclass(frozen=True)
 class Step:
-    """One trial to be: round 0 is warm-up."""
+    """One trial to be: round 0 is warm-up. `work` is the point's, scaled down for a warm-up."""
 
     round: int
+    point: int
     pager: Pager
     work: Work
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The trials of one run.
+    """The trials of `plan`, in order, less those that are skipped or were measured before."""
 
-    pagers: in the order given; the first that fetches is what ratios refer to.
-    rounds: measured rounds. warmup: rounds before them, each at an eighth of the work.
-    """
-
-    work: Work
-    pagers: Sequence[Pager]
-    rounds: int
-    warmup: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.rounds <= _MAX_ROUNDS:
-            raise UsageError("--rounds", self.rounds, f"1 to {_MAX_ROUNDS}")
-        if not 0 <= self.warmup <= _MAX_ROUNDS:
-            raise UsageError("--warmup", self.warmup, f"0 to {_MAX_ROUNDS}")
-        specs = [pager.spec for pager in self.pagers]
-        for pager in self.pagers:
-            if specs.count(pager.spec) > 1:
-                raise UsageError("PAGER", pager.spec, "each pager once; for more trials, --rounds")
-            pager.check(self.work)
+    plan: Plan
+    skipped: tuple[Skip, ...] = ()
+    done: tuple[TrialResult, ...] = ()
 
     def __len__(self) -> int:
-        return (self.warmup + self.rounds) * len(self.pagers)
+        return len(list(self.steps()))
 
     def steps(self) -> Iterator[Step]:
-        """Yield every trial in order."""
-        for turn in range(self.warmup + self.rounds):
-            number = max(0, turn - self.warmup + 1)
-            work = self.work if number else self.work.scaled_down(WARMUP_DIVISOR)
-            first = turn // 2 % len(self.pagers)
-            order = [*self.pagers[first:], *self.pagers[:first]]
-            for pager in reversed(order) if turn % 2 else order:
-                yield Step(number, pager, work)
+        """Yield every trial that is still to be run."""
+        plan = self.plan
+        skipped = {(skip.point, skip.pager) for skip in self.skipped}
+        # A count and not a set: there may be several warm-ups, and all are of round 0.
+        done = Counter((trial.point, trial.pager, trial.round) for trial in self.done)
+        for turn in range(plan.warmup + plan.rounds):
+            number = max(0, turn - plan.warmup + 1)
+            points = list(enumerate(plan.points))
+            for index, point in reversed(points) if turn % 2 else points:
+                work = point.work if number else point.work.scaled_down(WARMUP_DIVISOR)
+                first = turn // 2 % len(point.pagers)
+                order = [*point.pagers[first:], *point.pagers[:first]]
+                for pager in reversed(order) if turn % 2 else order:
+                    key = (index, pager.spec, number)
+                    if done[key]:
+                        done[key] -= 1
+                    elif key[:2] not in skipped:
+                        yield Step(number, index, pager, work)
+
+
+def what_cannot_run(kvm: Kvm, plan: Plan) -> tuple[tuple[Skip, ...], HostError | None]:
+    """Return what of `plan` this host cannot run, with the reasons, and the first refusal."""
+    skipped, first = [], None
+    for index, point in enumerate(plan.points):
+        for pager in point.pagers:
+            try:
+                check_run(kvm, point.work, [pager])
+            except HostError as error:
+                first = first or error
+                skipped.append(Skip(point=index, pager=pager.spec, reason=str(error)))
+    return tuple(skipped), first
+
+
+def planned_result(plan: Plan, skipped: tuple[Skip, ...], **facts: Any) -> Result:
+    """Return the result of `plan` before its first trial.
+
+    `facts`: tool_version, command, started and host of the result.
+    """
+    options = [asdict(point.work) for point in plan.points]
+    common = {
+        key: value
+        for key, value in options[0].items()
+        if all(other[key] == value for other in options)
+    }
+    points = tuple(
+        Point(
+            options={key: value for key, value in own.items() if key not in common},
+            pagers=tuple(pager.spec for pager in point.pagers),
+        )
+        for own, point in zip(options, plan.points, strict=True)
+    )
+    run: dict[str, object] = {
+        "rounds": plan.rounds,
+        "warmup": plan.warmup,
+        "watchdog_s": plan.watchdog_s,
+    }
+    if plan.question is not None:
+        run["question"] = plan.question
+    tilted = [
+        tilts(
+            facts["host"],
+            vcpu_threads=point.work.vcpus,
+            reader_threads=max(pager.reader_count(point.work) for pager in point.pagers),
+        )
+        for point in plan.points
+    ]
+    return Result(
+        finished=False,
+        options={**common, **run},
+        pagers=tuple(pager.spec for pager in plan.pagers),
+        labels=tuple(pager.label for pager in plan.pagers),
+        trials=(),
+        # Said once, for the point that is hit hardest: the last of a kind has the most threads.
+        warnings=tuple({caution.code: caution for found in tilted for caution in found}.values()),
+        points=points if len(points) > 1 else (),
+        skipped=skipped,
+        spec=plan.spec,
+        **facts,
+    )
+
+
+class Clock:
+    """How long trials take, learned from those that were run."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[Step, float]] = []
+
+    def add(self, step: Step, seconds: float) -> None:
+        """Take note that `step` took so long, from set-up to tear-down."""
+        self._seen.append((step, seconds))
+
+    def left_s(self, steps: Iterable[Step]) -> float | None:
+        """Return an estimate of what `steps` will take, None before the first trial.
+
+        Each is taken to cost per touched page what the trial nearest in size did, of the same pager
+        where there is one.
+        """
+        return sum(map(self._estimate_s, steps)) if self._seen else None
+
+    def _estimate_s(self, step: Step) -> float:
+        size = _touches(step)
+        of_pager = [seen for seen in self._seen if seen[0].pager == step.pager] or self._seen
+        nearest, seconds = min(of_pager, key=lambda seen: abs(math.log(_touches(seen[0]) / size)))
+        return seconds * max(1.0, size / _touches(nearest))
+
+
+def _touches(step: Step) -> int:
+    return step.work.touched_per_part * step.work.vcpus
 
 
 def measure(
-    kvm: Kvm, schedule: Schedule, *, interrupt: Interrupt, watchdog_s: float
-) -> Iterator[TrialResult]:
+    kvm: Kvm, schedule: Schedule, *, interrupt: Interrupt, clock: Clock | None = None
+) -> Iterator[tuple[Step, TrialResult]]:
     """Run every trial and yield its result, failed or not.
 
     Raises: Interrupted, StuckError; results that were yielded stay good.
     """
     for step in schedule.steps():
-        yield run_trial(
+        begin = time.monotonic()
+        trial = run_trial(
             kvm,
             step.work,
             step.pager,
             round_number=step.round,
             interrupt=interrupt,
-            watchdog_s=watchdog_s,
+            watchdog_s=schedule.plan.watchdog_s,
         )
+        if clock is not None:
+            clock.add(step, time.monotonic() - begin)
+        yield step, replace(trial, point=step.point)

@@ -17,6 +17,7 @@ __all__ = [
     "PAGE_BYTES",
     "format_bytes",
     "format_ns",
+    "parse_counts",
     "parse_duration_ns",
     "parse_size_bytes",
 ]
@@ -27,6 +28,9 @@ GIB = 1 << 30
 
 PAGE_BYTES = 4096
 """Bytes in the page kvmpc demand-pages: x86-64's base page. Source: ``PAGE_SIZE``."""
+
+MAX_COUNTS = 10_000
+"""Numbers that a range may stand for: more is a slip of the pen."""
 
 _SIZE_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
 _DURATION_UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
@@ -41,6 +45,32 @@ def parse_size_bytes(text: str, option: str) -> int:
     if match is None:
         raise UsageError(option, text, "a whole number with an optional unit K, M, G or T")
     return int(match[1]) * _SIZE_UNITS[match[2].upper()]
+
+
+def parse_counts(text: str, option: str) -> list[int]:
+    """Return the numbers in a list such as ``1,2,4``, ``1-8`` or ``1-160:x2``.
+
+    ``A-B`` is every number from A to B, ``A-B:S`` every S-th, ``A-B:xF`` those from A on that are
+    each F times the one before; B always ends them. Duplicates are dropped.
+    Raises: UsageError naming `option`.
+    """
+    allowed = "whole numbers as in 8, 1,2,4, 1-8, 2-16:2 or 1-160:x2"
+    found: list[int] = []
+    for word in text.split(","):
+        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9})(?::(x?)(\d{1,9}))?)?", word.strip(), re.ASCII)
+        if match is None:
+            raise UsageError(option, text, allowed)
+        first, last = int(match[1]), int(match[2] or match[1])
+        by, factor = int(match[4] or 1), bool(match[3])
+        if last < first or by < 1 + factor or (factor and first == 0):
+            raise UsageError(option, text, allowed)
+        if not factor and (last - first) // by >= MAX_COUNTS:
+            raise UsageError(option, text, f"at most {MAX_COUNTS} of them")
+        while first < last:
+            found.append(first)
+            first = first * by if factor else first + by
+        found.append(last)
+    return list(dict.fromkeys(found))
 
 
 def parse_duration_ns(text: str, option: str) -> int:

@@ -9,7 +9,7 @@ import traceback
 
 import click
 
-from kvmpc.cli.measuring import compare, run
+from kvmpc.cli.measuring import compare, run, sweep
 from kvmpc.cli.output import EXIT_FAILED, EXIT_HOST, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from kvmpc.cli.probing import probe
 from kvmpc.cli.reading import show
@@ -24,6 +24,8 @@ Examples:
   kvmpc compare --vcpus 160 --mem-per-vcpu 4M --json result.json
   kvmpc compare uffd,readers=4 exit --fetch-delay 200us
   kvmpc run exit --vcpus 8
+  kvmpc compare --vcpus 1-160:x2 --mem-per-vcpu 4M
+  kvmpc sweep bench/smoke.toml
   kvmpc show result.json
 
 \b
@@ -42,7 +44,7 @@ def cli() -> None:
     """
 
 
-for _command in (probe, compare, run, show):
+for _command in (probe, compare, run, sweep, show):
     cli.add_command(_command)
 
 _EXIT_CODES: tuple[tuple[type[KvmpcError], int], ...] = (

@@ -1,17 +1,38 @@
-"""``kvmpc compare`` and ``kvmpc run``: validate, check the host, measure, save, show."""
+"""``kvmpc compare``, ``run`` and ``sweep``: validate, check the host, measure, save, show."""
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
-from typing import Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmpc.cli.options import PAGERS_HELP, work_of, work_options
-from kvmpc.cli.output import EXIT_FAILED, print_result, progress, say_stopping
+from kvmpc.cli.options import PAGERS_HELP, work_options
+from kvmpc.cli.output import EXIT_FAILED, format_time, print_result, progress, say_stopping
 from kvmpc.errors import KernelError, KvmpcError, UsageError
 
-__all__ = ["compare", "run"]
+if TYPE_CHECKING:
+    from kvmpc.interrupt import Interrupt
+    from kvmpc.kvm import Kvm
+    from kvmpc.plan import Plan
+    from kvmpc.resultfile import ResultWriter
+    from kvmpc.results import Result
+    from kvmpc.schedule import Schedule
+
+__all__ = ["compare", "run", "sweep"]
+
+_LONG_S = 3600.0
+"""What takes longer than this has to be confirmed."""
+
+_SWEEP_EXAMPLES = """\b
+Examples:
+  kvmpc sweep bench/smoke.toml
+  kvmpc sweep bench/scaling.toml --set mem_per_vcpu=4M --set vcpus=1,2,4 --json scaling.json
+  kvmpc sweep bench/scaling.toml --json scaling.json --resume
+"""
 
 
 @click.command(epilog=PAGERS_HELP)
@@ -19,19 +40,13 @@ __all__ = ["compare", "run"]
 @click.option("--rounds", type=int, metavar="N", default=3, show_default=True,
               help="Measured trials of each pager, interleaved.")  # fmt: skip
 @work_options
-def compare(pagers: tuple[str, ...], rounds: int, **options: Any) -> None:
+def compare(pagers: tuple[str, ...], **options: Any) -> None:
     """Measure several pagers on the same guest, side by side.
 
     Without PAGER: none, uffd, uffd,uffds=per-vcpu, exit, exit,uffds=per-vcpu. Ratios refer to the
     first pager that fetches.
     """
-    from kvmpc.pagers import DEFAULT_COMPARE
-
-    default = list(DEFAULT_COMPARE)
-    if options["access"] == "read":
-        # Untouched memory reads as the one shared zero page: nothing would be paged in.
-        default[0] = "none,host=populated"
-    _measure(pagers or tuple(default), rounds, options)
+    _measure_options(pagers, options)
 
 
 @click.command(epilog=PAGERS_HELP)
@@ -39,77 +54,138 @@ def compare(pagers: tuple[str, ...], rounds: int, **options: Any) -> None:
 @click.option("--rounds", type=int, metavar="N", default=1, show_default=True,
               help="Measured trials.")  # fmt: skip
 @work_options
-def run(pager: str, rounds: int, **options: Any) -> None:
+def run(pager: str, **options: Any) -> None:
     """Measure one PAGER."""
-    _measure((pager,), rounds, options)
+    _measure_options((pager,), options)
 
 
-def _measure(specs: tuple[str, ...], rounds: int, options: dict[str, Any]) -> None:
-    """Validate, check the host, measure, save after each trial, show."""
-    from dataclasses import asdict, replace
-    from datetime import UTC, datetime
-    from importlib.metadata import version
+@click.command(epilog=_SWEEP_EXAMPLES)
+@click.argument("spec", metavar="SPEC.toml")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True,
+              help="Set a line of the spec anew; may be given several times.")  # fmt: skip
+@click.option("--json", "json_path", metavar="FILE",
+              help="Where the result goes [SPEC.json, here]")  # fmt: skip
+@click.option("--resume", "resumed", is_flag=True,
+              help="Go on with that file: no finished trial is measured again.")  # fmt: skip
+@click.option("--yes", is_flag=True, help="Also if it takes more than an hour, or 10,000 trials.")
+def sweep(
+    spec: str, settings: tuple[str, ...], json_path: str | None, resumed: bool, yes: bool
+) -> None:
+    """Measure every combination of the options in SPEC, interleaved, and keep every value.
 
-    from kvmpc import host
+    In a spec any option may be a list. Results are written after each trial: a sweep that was
+    stopped, or killed, goes on with --resume. What this host cannot run is listed as skipped.
+    """
+    from kvmpc.sweepspec import read_spec
+
+    plan = read_spec(spec, settings, confirmed=yes)
+    path = json_path or f"{os.path.splitext(os.path.basename(spec))[0]}.json"
+    if not resumed and path != "-" and os.path.isfile(path) and os.path.getsize(path):
+        raise UsageError("--json", path, "a new file, or --resume to go on with this one")
+    measure_plan(plan, json_path=path, resumed=resumed, confirmed=yes)
+
+
+def _measure_options(pagers: tuple[str, ...], options: dict[str, Any]) -> None:
+    from kvmpc.plan import AXES, make_plan
+
+    plan = make_plan(
+        {name: options[name] for name in AXES},
+        pagers or None,
+        confirmed=options["yes"],
+        rounds=options["rounds"],
+        warmup=options["warmup"],
+        watchdog_s=options["watchdog"],
+    )
+    measure_plan(plan, json_path=options["json_path"], confirmed=options["yes"])
+
+
+def measure_plan(
+    plan: Plan, *, json_path: str | None, resumed: bool = False, confirmed: bool = False
+) -> None:
+    """Check the host, measure, save after each trial, show."""
     from kvmpc.interrupt import interruptible
     from kvmpc.kvm import Kvm
-    from kvmpc.limits import check_run
-    from kvmpc.pagers import parse_pager
     from kvmpc.resultfile import ResultWriter
-    from kvmpc.results import Result
-    from kvmpc.schedule import Schedule, measure
 
-    work = work_of(options)
-    pagers = [parse_pager(spec) for spec in specs]
-    schedule = Schedule(work, pagers, rounds, options["warmup"])
-    watchdog_s = options["watchdog"]
-    if not 0 < watchdog_s <= 3600 or watchdog_s * 1e9 < 10 * work.fetch_delay_ns:
-        raise UsageError(
-            "--watchdog", watchdog_s, "up to 3600 s, and at least ten times --fetch-delay"
-        )
-    path = options["json_path"]
-    writer = None if path is None else ResultWriter(path)
-    stopped: KvmpcError | None = None
-    with interruptible(say_stopping) as interrupt, Kvm() as kvm:
-        check_run(kvm, work, pagers)
-        facts = host.collect()
-        readers = max(pager.reader_count(work) for pager in pagers)
-        result = Result(
-            tool_version=version("kvmpc"),
-            command=("kvmpc", *sys.argv[1:]),
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
-            finished=False,
-            options={
-                **asdict(work),
-                "rounds": rounds,
-                "warmup": options["warmup"],
-                "watchdog_s": watchdog_s,
-            },
-            pagers=tuple(pager.spec for pager in pagers),
-            labels=tuple(pager.label for pager in pagers),
-            host=facts,
-            trials=(),
-            warnings=tuple(host.tilts(facts, vcpu_threads=work.vcpus, reader_threads=readers)),
-        )
-        if writer:
-            writer.write(result)
-        with progress(len(schedule)) as advance:
-            try:
-                for trial in measure(kvm, schedule, interrupt=interrupt, watchdog_s=watchdog_s):
-                    result = replace(result, trials=(*result.trials, trial))
-                    if writer:
-                        writer.write(result)
-                    advance(trial)
-                result = replace(result, finished=True)
-            except KvmpcError as error:
-                stopped = error  # what was measured is shown all the same
-        if writer:
-            try:
-                writer.finish(result)
-            except KernelError as error:
-                stopped = stopped or error
-    print_result(result, err=path == "-")
+    with (
+        ResultWriter(json_path) if json_path is not None else nullcontext() as writer,
+        interruptible(say_stopping) as interrupt,
+        Kvm() as kvm,
+    ):
+        schedule, result = _prepare(kvm, plan, json_path if resumed else None)
+        result, stopped = _measure(kvm, schedule, result, writer, interrupt, confirmed)
+    print_result(result, err=json_path == "-")
     if stopped is not None:
         raise stopped
     if any(trial.status != "ok" for trial in result.trials):
         sys.exit(EXIT_FAILED)
+
+
+def _prepare(kvm: Kvm, plan: Plan, resume_path: str | None) -> tuple[Schedule, Result]:
+    """Return what is to be measured on this host, and the result as far as it is known."""
+    from datetime import UTC, datetime
+    from importlib.metadata import version
+
+    from kvmpc import host
+    from kvmpc.resume import resume
+    from kvmpc.schedule import Schedule, planned_result, what_cannot_run
+
+    skipped, refusal = what_cannot_run(kvm, plan)
+    # One point is a question that has no answer then; a sweep has others to answer.
+    if refusal is not None and (
+        len(plan.points) == 1 or len(skipped) == sum(len(p.pagers) for p in plan.points)
+    ):
+        raise refusal
+    result = planned_result(
+        plan,
+        skipped,
+        tool_version=version("kvmpc"),
+        command=("kvmpc", *sys.argv[1:]),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        host=host.collect(),
+    )
+    if resume_path is not None:
+        result = resume(resume_path, result)
+    return Schedule(plan, skipped, result.trials), result
+
+
+def _measure(
+    kvm: Kvm,
+    schedule: Schedule,
+    result: Result,
+    writer: ResultWriter | None,
+    interrupt: Interrupt,
+    confirmed: bool,
+) -> tuple[Result, KvmpcError | None]:
+    """Run the schedule; return what was measured, and what ended it early, if anything did."""
+    from dataclasses import replace
+
+    from kvmpc.schedule import Clock, measure
+
+    clock, left, stopped = Clock(), list(schedule.steps()), None
+    first_point = len(list(itertools.takewhile(lambda step: step.point == left[0].point, left)))
+    if writer:
+        writer.begin(result)
+    with progress(len(left) + len(result.trials), len(result.trials)) as advance:
+        try:
+            for _, trial in measure(kvm, schedule, interrupt=interrupt, clock=clock):
+                del left[0]
+                result = replace(result, trials=(*result.trials, trial))
+                if writer:
+                    writer.append(result)
+                left_s = clock.left_s(left)
+                advance(trial, left_s)
+                first_point -= 1
+                if first_point == 0 and not confirmed and left_s is not None and left_s > _LONG_S:
+                    raise UsageError(
+                        "--yes", "not given", f"--yes: the rest takes {format_time(left_s)}"
+                    )
+            result = replace(result, finished=True)
+        except KvmpcError as error:
+            stopped = error  # what was measured is shown all the same
+    if writer:
+        try:
+            writer.finish(result)
+        except KernelError as error:
+            stopped = stopped or error
+    return result, stopped

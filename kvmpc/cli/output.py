@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ __all__ = [
     "EXIT_OK",
     "EXIT_REGRESSION",
     "EXIT_USAGE",
+    "format_time",
     "print_result",
     "progress",
     "say",
@@ -32,16 +34,55 @@ __all__ = [
 EXIT_OK, EXIT_REGRESSION, EXIT_USAGE, EXIT_HOST, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
+_TOLD_EVERY_S = 60.0
+"""How often progress is told where there is no terminal to show a bar."""
+
+Advance = Callable[["TrialResult", float | None], None]
+
+
 @contextmanager
-def progress(length: int) -> Iterator[Callable[[TrialResult], None]]:
-    """Show a bar on stderr for the block; nothing where that is no terminal."""
-    if sys.stderr is None or not sys.stderr.isatty():  # None: it was closed
-        yield lambda _: None
+def progress(length: int, done: int = 0) -> Iterator[Advance]:
+    """Show on stderr how far it is, and how long it still takes: a bar, or a line a minute.
+
+    Yields what is to be called after each trial, with the seconds that are left.
+    """
+    if sys.stderr is None:  # it was closed
+        yield lambda _, __: None
+        return
+    if not sys.stderr.isatty():
+        yield _Lines(length, done).advance
         return
     with click.progressbar(
-        length=length, file=sys.stderr, label="trials", item_show_func=lambda text: text
-    ) as bar:
-        yield lambda trial: bar.update(1, f"{trial.label}: {trial.status}")
+        length=length, file=sys.stderr, label="trials", show_eta=False, show_pos=True,
+        item_show_func=lambda text: text,
+    ) as bar:  # fmt: skip
+        bar.update(done)
+        yield lambda trial, left_s: bar.update(1, f"{trial.label}: {trial.status}{_left(left_s)}")
+
+
+class _Lines:
+    def __init__(self, length: int, done: int) -> None:
+        self._length, self._done = length, done
+        self._told = time.monotonic()
+
+    def advance(self, trial: TrialResult, left_s: float | None) -> None:
+        del trial
+        self._done += 1
+        if time.monotonic() - self._told >= _TOLD_EVERY_S and self._done < self._length:
+            self._told = time.monotonic()
+            say(f"kvmpc: {self._done} of {self._length} trials{_left(left_s)}", err=True)
+
+
+def _left(left_s: float | None) -> str:
+    return f", {format_time(left_s)} left" if left_s else ""
+
+
+def format_time(seconds: float) -> str:
+    """Return a time to wait, as people say it."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {minutes} min" if minutes < 90 else f"about {minutes // 60} h {minutes % 60} min"
 
 
 def print_result(result: Result, *, err: bool) -> None:

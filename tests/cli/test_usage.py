@@ -14,9 +14,9 @@ WATCHDOG_WORDS = "up to 3600 s, and at least ten times --fetch-delay"
     ("arguments", "words"),
     [
         (["--vcpus", "0"], ["--vcpus", "0", "1 up to what KVM allows"]),
-        (["--vcpus", "-1"], ["--vcpus", "-1", "1 up to what KVM allows"]),
-        (["--vcpus", "many"], ["--vcpus", "'many'", "integer"]),
-        (["--vcpus", "1.5"], ["--vcpus", "'1.5'", "integer"]),
+        (["--vcpus", "-1"], ["--vcpus", "-1", "whole numbers as in 8, 1,2,4"]),
+        (["--vcpus", "many"], ["--vcpus", "many", "whole numbers"]),
+        (["--vcpus", "1.5"], ["--vcpus", "1.5", "whole numbers"]),
         (["--mem-per-vcpu", "0"], ["--mem-per-vcpu", "0", PAGE_WORDS]),
         (["--mem-per-vcpu", "4095"], ["--mem-per-vcpu", "4095", PAGE_WORDS]),
         (["--mem-per-vcpu", "4097"], ["--mem-per-vcpu", "4097", PAGE_WORDS]),

@@ -20,7 +20,7 @@ LAYERS = (
     ("pagers", "crew", "verify", "results", "resultfile", "stats", "report"),
     ("tally", "limits", "failures"),
     ("trial",),
-    ("schedule", "probe"),
+    ("plan", "sweepspec", "resume", "schedule", "probe"),
     ("cli",),
     ("__main__",),
 )

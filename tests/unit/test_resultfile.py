@@ -7,14 +7,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kvmpc.errors import KernelError, UsageError
+from kvmpc.errors import KernelError, ResultFileError, UsageError
 from kvmpc.resultfile import ResultWriter
-from kvmpc.results import Result, from_json, load
+from kvmpc.results import Result, from_json, load, salvage, trial_json
 
 Make = Callable[..., Any]
 
@@ -37,7 +38,7 @@ def test_a_writer_leaves_an_existing_file_alone_until_its_first_write(
     path.write_text("precious")
     writer = ResultWriter(str(path))
     assert path.read_text() == "precious"
-    writer.write(result)
+    writer.begin(result)
     assert load(str(path)) == result
     assert _names(tmp_path) == {"r.json"}
 
@@ -52,7 +53,7 @@ def test_each_write_and_the_finish_replace_the_document(
 ) -> None:
     path = tmp_path / "r.json"
     writer = ResultWriter(str(path))
-    writer.write(make_result(finished=False))
+    writer.begin(make_result(finished=False))
     assert not load(str(path)).finished
     writer.finish(result)
     assert load(str(path)) == result
@@ -66,8 +67,8 @@ def test_a_new_file_has_the_mode_the_umask_gives_and_an_old_one_keeps_its_own(
     old.chmod(0o640)
     before = os.umask(0o027)
     try:
-        ResultWriter(str(old)).write(result)
-        ResultWriter(str(new)).write(result)
+        ResultWriter(str(old)).begin(result)
+        ResultWriter(str(new)).begin(result)
     finally:
         os.umask(before)
     assert old.stat().st_mode & 0o777 == 0o640
@@ -78,7 +79,7 @@ def test_a_symlink_stays_and_its_target_is_written(result: Result, tmp_path: Pat
     (tmp_path / "there").mkdir()
     link = tmp_path / "link.json"
     link.symlink_to("there/r.json")
-    ResultWriter(str(link)).write(result)
+    ResultWriter(str(link)).begin(result)
     assert link.is_symlink()
     assert load(str(tmp_path / "there/r.json")) == result
 
@@ -90,7 +91,7 @@ def test_a_writer_keeps_its_file_when_the_working_directory_changes(
     monkeypatch.chdir(tmp_path)
     writer = ResultWriter("r.json")
     monkeypatch.chdir(tmp_path / "elsewhere")
-    writer.write(result)
+    writer.begin(result)
     assert load(str(tmp_path / "r.json")) == result
 
 
@@ -135,7 +136,7 @@ def test_a_file_system_that_takes_no_files_is_found_at_once() -> None:
 
 
 @pytest.mark.parametrize("call", ["replace", "fsync"])
-def test_a_failed_write_keeps_the_last_document_and_leaves_nothing(
+def test_a_failed_beginning_keeps_the_last_document_and_leaves_nothing(
     result: Result,
     make_result: Make,
     tmp_path: Path,
@@ -144,33 +145,33 @@ def test_a_failed_write_keeps_the_last_document_and_leaves_nothing(
 ) -> None:
     path = tmp_path / "r.json"
     writer = ResultWriter(str(path))
-    writer.write(result)
+    writer.begin(result)
 
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(os, call, fail)
     with pytest.raises(KernelError, match=r"write of .*r\.json: ENOSPC") as caught:
-        writer.write(make_result())
+        writer.begin(make_result())
     assert caught.value.errno == errno.ENOSPC
     monkeypatch.undo()
     assert load(str(path)) == result
     assert _names(tmp_path) == {"r.json"}
 
 
-def test_an_interrupted_write_keeps_the_last_document_and_leaves_nothing(
+def test_an_interrupted_beginning_keeps_the_last_document_and_leaves_nothing(
     result: Result, make_result: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "r.json"
     writer = ResultWriter(str(path))
-    writer.write(result)
+    writer.begin(result)
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        writer.write(make_result())
+        writer.begin(make_result())
     monkeypatch.undo()
     assert load(str(path)) == result
     assert _names(tmp_path) == {"r.json"}
@@ -180,7 +181,7 @@ def test_standard_output_gets_one_document_at_the_end(
     result: Result, make_result: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     writer = ResultWriter("-")
-    writer.write(make_result(finished=False))
+    writer.begin(make_result(finished=False))
     assert capsys.readouterr().out == ""
     writer.finish(result)
     assert from_json(capsys.readouterr().out, "-") == result
@@ -194,7 +195,7 @@ def test_a_fifo_gets_one_document_at_the_end(
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         writer = ResultWriter(str(path))
-        writer.write(make_result(finished=False))
+        writer.begin(make_result(finished=False))
         assert os.read(reader, 1) == b""
         writer.finish(result)
         assert from_json(os.read(reader, 1 << 20).decode(), "fifo") == result
@@ -236,3 +237,86 @@ def test_a_full_device_is_named() -> None:
                 warnings=(),
             )
         )
+
+
+def _grow(writer: ResultWriter, trials: list[Any], make_result: Make, **changes: Any) -> Result:
+    """Write the trials one by one; return the last result."""
+    result: Result = make_result(finished=False, **changes)
+    writer.begin(result)
+    for trial in trials:
+        result = replace(result, trials=(*result.trials, trial))
+        writer.append(result)
+    return result
+
+
+@pytest.fixture
+def trials(make_trial: Make) -> list[Any]:
+    return [make_trial("uffd", number) for number in range(1, 8)]
+
+
+def test_a_file_that_grows_is_a_whole_document_after_every_trial(
+    trials: list[Any], make_result: Make, tmp_path: Path
+) -> None:
+    path = tmp_path / "r.json"
+    result: Result = make_result(finished=False)
+    with ResultWriter(str(path)) as writer:
+        writer.begin(result)
+        for trial in trials:
+            result = replace(result, trials=(*result.trials, trial))
+            writer.append(result)
+            assert load(str(path)) == result
+        writer.finish(replace(result, finished=True))
+    assert load(str(path)) == replace(result, finished=True)
+    assert _names(tmp_path) == {"r.json"}
+
+
+def test_a_disk_that_fills_leaves_what_was_written_before(
+    trials: list[Any], make_result: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.json"
+    with ResultWriter(str(path)) as writer:
+        result = _grow(writer, trials[:3], make_result)
+        pwrite, calls = os.pwrite, iter(range(10))
+
+        def fill(fd: int, data: Any, offset: int) -> int:
+            call = next(calls)
+            if call == 1:  # a part was written, and then there is no more room
+                raise OSError(errno.ENOSPC, "full")
+            return pwrite(fd, bytes(data)[:200], offset)
+
+        monkeypatch.setattr(os, "pwrite", fill)
+        with pytest.raises(KernelError, match="ENOSPC"):
+            writer.append(replace(result, trials=(*result.trials, trials[3])))
+        monkeypatch.undo()
+        assert load(str(path)) == result
+
+
+def test_every_cut_of_a_file_salvages_all_trials_that_are_whole(
+    trials: list[Any], make_result: Make, tmp_path: Path
+) -> None:
+    path = tmp_path / "r.json"
+    with ResultWriter(str(path)) as writer:
+        result = _grow(writer, trials, make_result)
+    text = path.read_text()
+    ends = [text.index(trial_json(trial)) + len(trial_json(trial)) for trial in trials]
+    for cut in (*ends, ends[2] - 1, ends[2] + 1, len(text) - 3, ends[0] - 50):
+        found = salvage(text[:cut], "r.json")
+        assert found == replace(result, trials=result.trials[: sum(end <= cut for end in ends)])
+    with pytest.raises(ResultFileError, match="before its first trial"):
+        salvage(text[:100], "r.json")
+
+
+def test_a_file_that_another_kvmpc_writes_to_is_refused(
+    trials: list[Any], make_result: Make, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "r.json")
+    with ResultWriter(path) as writer:
+        early = ResultWriter(path)  # before there is a file
+        _grow(writer, trials[:1], make_result)
+        with pytest.raises(UsageError, match="no other kvmpc"):
+            ResultWriter(path)
+        with pytest.raises(UsageError, match="no other kvmpc"):
+            early.begin(make_result())
+    with ResultWriter(path) as writer:
+        writer.begin(make_result())
+    assert _names(tmp_path) == {"r.json"}

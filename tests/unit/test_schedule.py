@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +13,12 @@ from kvmpc import schedule as module
 from kvmpc.config import Work
 from kvmpc.errors import Interrupted, UsageError
 from kvmpc.interrupt import Interrupt
-from kvmpc.pagers import parse_pager
-from kvmpc.schedule import Schedule, measure
+from kvmpc.plan import make_plan
+from kvmpc.results import Skip, points_of
+from kvmpc.schedule import Clock, Schedule, measure, planned_result
 from kvmpc.units import PAGE_BYTES
+
+Make = Callable[..., Any]
 
 SPECS = ("none", "uffd", "exit")
 
@@ -21,9 +26,9 @@ SPECS = ("none", "uffd", "exit")
 def make_schedule(
     specs: tuple[str, ...] = SPECS, *, rounds: int = 3, warmup: int = 1, **options: Any
 ) -> Schedule:
-    """Make a schedule of `specs` on 3 vCPUs of 997 pages."""
-    work = Work(vcpus=3, mem_per_vcpu_bytes=997 * PAGE_BYTES, **options)
-    return Schedule(work, [parse_pager(spec) for spec in specs], rounds, warmup)
+    """Make a schedule of `specs` on 3 vCPUs of 997 pages; `vcpus` may be several."""
+    axes = {"vcpus": 3, "mem_per_vcpu": 997 * PAGE_BYTES, **options}
+    return Schedule(make_plan(axes, specs, rounds=rounds, warmup=warmup, watchdog_s=7.0))
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 2])
@@ -95,41 +100,97 @@ def test_a_pager_that_cannot_be_measured_on_the_work_is_refused_before_any_trial
         make_schedule(access="read")
 
 
+def test_every_round_goes_through_all_points_and_every_other_one_backwards() -> None:
+    steps = list(make_schedule(("none", "uffd"), rounds=2, warmup=0, vcpus="1,2,5").steps())
+    assert [(step.round, step.point) for step in steps] == [
+        (1, 0), (1, 0), (1, 1), (1, 1), (1, 2), (1, 2),
+        (2, 2), (2, 2), (2, 1), (2, 1), (2, 0), (2, 0),
+    ]  # fmt: skip
+    assert {step.point: step.work.vcpus for step in steps} == {0: 1, 1: 2, 2: 5}
+
+
+def test_what_was_measured_before_is_not_measured_again(make_trial: Make) -> None:
+    whole = make_schedule(warmup=2, vcpus="1,2")
+    steps = list(whole.steps())
+    for cut in (1, 5, 17, len(steps)):
+        done = tuple(make_trial(s.pager.spec, s.round, point=s.point) for s in steps[:cut])
+        assert list(replace(whole, done=done).steps()) == steps[cut:]
+
+
+def test_what_cannot_run_is_skipped_and_the_rest_keeps_its_order() -> None:
+    whole = make_schedule(vcpus="1,2")
+    skip = Skip(point=1, pager="uffd", reason="no")
+    left = list(replace(whole, skipped=(skip,)).steps())
+    assert left == [s for s in whole.steps() if (s.point, s.pager.spec) != (1, "uffd")]
+    assert len(left) == len(replace(whole, skipped=(skip,)))
+
+
+def test_time_left_is_that_of_the_nearest_size_of_the_same_pager() -> None:
+    clock, steps = Clock(), list(make_schedule(("uffd", "exit"), rounds=1, vcpus="1,2,16").steps())
+    assert clock.left_s(steps) is None
+    by_key = {(s.point, s.round, s.pager.spec): s for s in steps}
+    clock.add(by_key[0, 1, "uffd"], 2.0)
+    assert clock.left_s([by_key[1, 1, "uffd"]]) == pytest.approx(4.0)
+    assert clock.left_s([by_key[1, 1, "exit"]]) == pytest.approx(4.0)  # for want of its own
+    clock.add(by_key[1, 1, "exit"], 10.0)
+    assert clock.left_s([by_key[2, 1, "exit"], by_key[2, 1, "uffd"]]) == pytest.approx(80 + 32)
+    assert clock.left_s([by_key[0, 0, "uffd"]]) == pytest.approx(2.0)  # never less than it took
+
+
+def test_the_result_of_a_sweep_says_once_what_all_points_share() -> None:
+    plan = make_schedule(vcpus="1,2", seed=7).plan
+    result = planned_result(
+        plan, (), tool_version="0", command=("kvmpc",), started="", host={"cpu": {}}
+    )
+    assert [point.options for point in result.points] == [{"vcpus": 1}, {"vcpus": 2}]
+    assert "vcpus" not in result.options
+    assert (result.options["seed"], result.options["rounds"]) == (7, 3)
+    assert [found.options["vcpus"] for found in points_of(result)] == [1, 2]
+    single = planned_result(
+        make_schedule().plan, (), tool_version="0", command=(), started="", host={}
+    )
+    assert (single.points, single.options["vcpus"]) == ((), 3)
+
+
 class FakeTrials:
     """Stands in for run_trial: notes what it was asked, and may be interrupted."""
 
-    def __init__(self, interrupt_at: int | None = None) -> None:
+    def __init__(self, make_trial: Make, interrupt_at: int | None = None) -> None:
         self.asked: list[tuple[int, str, int]] = []
         self.interrupt_at = interrupt_at
+        self.make_trial = make_trial
 
-    def __call__(self, kvm: object, work: Work, pager: Any, **options: Any) -> str:
+    def __call__(self, kvm: object, work: Work, pager: Any, **options: Any) -> Any:
         del kvm
         assert options["watchdog_s"] == 7.0
         if len(self.asked) == self.interrupt_at:
             raise Interrupted("SIGINT")
         self.asked.append((options["round_number"], pager.spec, work.touched_per_part))
-        return f"result {len(self.asked)}"
+        return self.make_trial(pager.spec, options["round_number"])
 
 
 def test_measuring_runs_the_steps_in_order_and_yields_each_result(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, make_trial: Make
 ) -> None:
-    trials, schedule = FakeTrials(), make_schedule()
+    trials, schedule = FakeTrials(make_trial), make_schedule(vcpus="1,2")
     monkeypatch.setattr(module, "run_trial", trials)
-    results = list(measure(None, schedule, interrupt=Interrupt(), watchdog_s=7.0))  # type: ignore[arg-type]
-    assert results == [f"result {n}" for n in range(1, 13)]
+    results = list(measure(None, schedule, interrupt=Interrupt()))  # type: ignore[arg-type]
+    assert [(trial.point, trial.round, trial.pager) for _, trial in results] == [
+        (step.point, step.round, step.pager.spec) for step in schedule.steps()
+    ]
     assert trials.asked == [
         (step.round, step.pager.spec, step.work.touched_per_part) for step in schedule.steps()
     ]
 
 
-def test_results_before_an_interrupt_have_been_yielded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "run_trial", FakeTrials(interrupt_at=4))
+def test_results_before_an_interrupt_have_been_yielded(
+    monkeypatch: pytest.MonkeyPatch, make_trial: Make
+) -> None:
+    monkeypatch.setattr(module, "run_trial", FakeTrials(make_trial, interrupt_at=4))
     results = []
 
     def collect() -> None:
-        trials = measure(None, make_schedule(), interrupt=Interrupt(), watchdog_s=7.0)  # type: ignore[arg-type]
-        results.extend(trials)
+        results.extend(measure(None, make_schedule(), interrupt=Interrupt()))  # type: ignore[arg-type]
 
     with pytest.raises(Interrupted):
         collect()
