@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from collections.abc import Collection
 from typing import Any
 
 from kvmpc.abi import mman, prctl, unistd
@@ -18,11 +19,14 @@ from kvmpc.errors import KernelError
 __all__ = [
     "Mapping",
     "close_fd",
+    "current_cpu",
     "ioctl",
     "madvise",
+    "mbind",
     "mprotect",
     "open_fd",
     "read_own_memory",
+    "set_affinity",
     "set_timer_slack_ns",
     "syscall",
     "tgkill",
@@ -151,6 +155,48 @@ def madvise(address: int, size_bytes: int, advice: int, *, call: str) -> None:
     """Call madvise(2). Raises: KernelError naming `call`."""
     if _madvise(address, size_bytes, advice) < 0:
         raise _failed(call)
+
+
+def mbind(address: int, size_bytes: int, mode: int, nodes: Collection[int]) -> None:
+    """Set the NUMA policy of a mapping: `mode` is ``MPOL_*``, `nodes` what it applies to.
+
+    Pages that are there stay where they are. Source: mbind(2). Raises: KernelError.
+    """
+    mask = sum(1 << node for node in nodes)
+    # The kernel counts one bit less than it is told (get_nodes in mm/mempolicy.c).
+    bits = mask.bit_length() + 1 if mask else 0
+    words = (ctypes.c_uint64 * max(1, -(-bits // 64)))()
+    for index in range(len(words)):
+        words[index] = mask >> 64 * index & (1 << 64) - 1
+    syscall(
+        unistd.SYS_mbind,
+        address,
+        size_bytes,
+        mode,
+        ctypes.addressof(words) if mask else 0,
+        bits,
+        0,
+        call="mbind",
+    )
+
+
+def set_affinity(cpus: Collection[int]) -> None:
+    """Let the calling thread run on `cpus` alone, and move it there. Raises: KernelError."""
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        call = f"sched_setaffinity to CPUs {sorted(cpus)}"
+        raise KernelError(call, error.errno or 0, "were they taken away meanwhile?") from error
+
+
+def current_cpu() -> int:
+    """Return the CPU that the calling thread is on: where it may stay only if pinned.
+
+    Raises: KernelError.
+    """
+    cpu = ctypes.c_uint32()
+    syscall(unistd.SYS_getcpu, ctypes.addressof(cpu), call="getcpu")
+    return cpu.value
 
 
 def set_timer_slack_ns(slack_ns: int) -> None:

@@ -11,8 +11,10 @@ __all__ = [
     "SYS_epoll_ctl",
     "SYS_epoll_pwait2",
     "SYS_futex",
+    "SYS_getcpu",
     "SYS_gettid",
     "SYS_ioctl",
+    "SYS_mbind",
     "SYS_ppoll",
     "SYS_process_vm_readv",
     "SYS_process_vm_writev",
@@ -29,8 +31,10 @@ SYS_clock_gettime = 228
 SYS_clock_nanosleep = 230
 SYS_epoll_ctl = 233
 SYS_tgkill = 234
+SYS_mbind = 237
 SYS_ppoll = 271
 SYS_epoll_create1 = 291
+SYS_getcpu = 309
 SYS_process_vm_readv = 310
 SYS_process_vm_writev = 311
 SYS_userfaultfd = 323

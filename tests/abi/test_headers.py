@@ -43,6 +43,7 @@ HEADERS = {
     "ioctl": "linux/ioctl.h",
     "kvm": "linux/kvm.h",
     "kvm_x86": "asm/kvm.h",
+    "mempolicy": "linux/mempolicy.h",
     "mman": "linux/mman.h",
     "pagemap": None,  # PM_* are in no uapi header
     "poll": "linux/poll.h",
@@ -55,6 +56,10 @@ HEADERS = {
 CHECKED_BY_CC = [name for name, header in HEADERS.items() if header]
 
 GUARDS = {
+    # The modes are an enum, which #ifdef cannot see.
+    "MPOL_BIND": "MPOL_F_STATIC_NODES",
+    "MPOL_INTERLEAVE": "MPOL_F_STATIC_NODES",
+    "MPOL_LOCAL": "MPOL_MF_LAZY",
     "kvm_run.memory_fault": "KVM_EXIT_MEMORY_FAULT",
     "kvm_userspace_memory_region2": "KVM_SET_USER_MEMORY_REGION2",
 }
