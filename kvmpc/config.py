@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from kvmpc.errors import UsageError
+from kvmpc.placement import ANYWHERE, Placement
 from kvmpc.units import MIB, PAGE_BYTES, format_bytes
 
 __all__ = ["ACCESSES", "MAX_VCPUS_DEFAULT", "ORDERS", "Work", "default_mem_per_vcpu_bytes"]
@@ -38,6 +39,7 @@ class Work:
     overlap: all vCPUs touch the same part, each from another place if it has as many pages.
     seed: varies tags and scattered orders.
     fetch_delay_ns: simulated network time of one page, in every pager that fetches.
+    placement: where threads and memory are, and how deep idle CPUs may sleep.
     timed, checked: whether the guest times each touch and compares the tags; off only to measure
         what they cost (``bench/guest_cost.py``); a trial without the checks says so.
     """
@@ -50,6 +52,7 @@ class Work:
     overlap: bool = False
     seed: int = 1
     fetch_delay_ns: int = 0
+    placement: Placement = ANYWHERE
     timed: bool = True
     checked: bool = True
 

@@ -96,10 +96,10 @@ def parse_cpu_list(text: str) -> list[int]:
     return cpus
 
 
-def format_cpu_list(cpus: Iterable[int]) -> str:
-    """Return `cpus` as the kernel writes a CPU list: ``0-3,8``."""
+def format_cpu_list(cpus: Iterable[int], *, sort: bool = True) -> str:
+    """Return `cpus` as the kernel writes a CPU list: ``0-3,8``; unsorted, in the order given."""
     runs: list[list[int]] = []
-    for cpu in sorted(set(cpus)):
+    for cpu in sorted(set(cpus)) if sort else cpus:
         if runs and cpu == runs[-1][1] + 1:
             runs[-1][1] = cpu
         else:

@@ -14,7 +14,7 @@ ROOT = Path(kvmpc.__file__).parent
 
 LAYERS = (
     ("errors", "units", "abi", "cautions"),
-    ("syscalls", "config", "source", "interrupt", "kernelfs"),
+    ("syscalls", "config", "source", "interrupt", "kernelfs", "placement"),
     ("kvm", "uffd", "memory", "headroom", "tilts"),
     ("native", "guest", "host"),
     ("pagers", "crew", "verify", "results", "resultfile", "stats", "report"),
@@ -36,6 +36,7 @@ ONLY = {
     "kernelfs": {"errors", "units"},
     "headroom": {"errors", "units", "kernelfs"},
     "tilts": {"cautions", "errors", "units", "kernelfs"},
+    "placement": {"errors", "kernelfs", "units"},
     "host": {"errors", "units", "kernelfs", "headroom", "tilts"},
     # What knows nothing of pagers, or of anything.
     "errors": set(),
