@@ -21,6 +21,7 @@ from kvmpc.errors import HostError, KernelError
 from kvmpc.interrupt import KICK_SIGNAL, block_signals
 from kvmpc.native.program import NativeProgram
 from kvmpc.native.records import ResolverRecord, SharedRecord
+from kvmpc.placing import Seat
 
 __all__ = ["Crew", "Event", "Report", "Worker"]
 
@@ -46,6 +47,7 @@ class Worker:
 
     name: str
     record: ResolverRecord
+    seat: Seat = field(default_factory=Seat)
     tid: int | None = None
     left: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
@@ -97,9 +99,11 @@ class Crew:
     def _run(self, worker: W, body: Callable[[W, Report], None]) -> None:
         try:
             worker.tid = syscalls.thread_id()
+            worker.seat.take()
             # Simulated fetches sleep for tens of microseconds; the default slack doubles them.
             syscalls.set_timer_slack_ns(1)
             body(worker, lambda kind: self._events.put(Event(kind, worker)))
+            worker.seat.leave()
         # Reported here, raised again by the main thread.
         except BaseException as error:  # noqa: BLE001
             self._events.put(Event("failed", worker, error))

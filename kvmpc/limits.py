@@ -10,7 +10,7 @@ import resource
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvmpc import host
+from kvmpc import host, placing
 from kvmpc.config import Work
 from kvmpc.errors import HostError
 from kvmpc.guest import plan_guest
@@ -53,7 +53,10 @@ def needed_bytes(work: Work, *, shadow: bool, readers: int = 0) -> int:
 
 
 def check_run(kvm: Kvm, work: Work, pagers: Sequence[Pager]) -> None:
-    """Check that this host has room for `work` with each of `pagers`. Raises: HostError."""
+    """Check that this host has room for `work` with each of `pagers`, and where it is to be.
+
+    Raises: HostError; UsageError for CPUs and NUMA nodes that are not to be had.
+    """
     allowed = kvm.max_vcpus()
     if work.vcpus > allowed:
         raise HostError(
@@ -62,6 +65,7 @@ def check_run(kvm: Kvm, work: Work, pagers: Sequence[Pager]) -> None:
             f"use --vcpus {allowed} or fewer, or a kernel with a larger CONFIG_KVM_MAX_NR_VCPUS",
         )
     plan_guest(work, kvm.supported_cpuid())
+    placing.check(work.placement, work.expected_pages)
     readers = max(pager.reader_count(work) for pager in pagers)
     _check_memory(work, readers)
     _check_address_space(work)

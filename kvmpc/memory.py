@@ -22,6 +22,8 @@ from kvmpc.abi import mman, pagemap
 from kvmpc.config import Work
 from kvmpc.errors import KernelError
 from kvmpc.kvm import Vm
+from kvmpc.placement import ANYWHERE, Placement
+from kvmpc.placing import bind_memory
 from kvmpc.units import MIB, PAGE_BYTES
 
 __all__ = ["DATA_GPA", "GuestMemory", "Layout", "MissingBitmap", "VcpuOrder", "shares"]
@@ -129,11 +131,11 @@ class GuestMemory:
     """The mappings behind a VM's memory: the low slot and the demand-paged data slots.
 
     `low_hva` holds tables, code and per-vCPU records, resident from the start. `data_hva` is where
-    page 0 of guest memory is: aligned to 2 MiB, untouched, never huge and never forked.
-    Must outlive the VM it is given to.
+    page 0 of guest memory is: aligned to 2 MiB, untouched, never huge and never forked, and under
+    the NUMA policy of `placement`. Must outlive the VM it is given to.
     """
 
-    def __init__(self, low_bytes: int, data_bytes: int) -> None:
+    def __init__(self, low_bytes: int, data_bytes: int, placement: Placement = ANYWHERE) -> None:
         self.low_bytes = low_bytes
         self.data_bytes = data_bytes
         self._low = syscalls.Mapping.anonymous(low_bytes, populate=True, what="guest tables")
@@ -164,6 +166,7 @@ class GuestMemory:
                     # A kernel without transparent huge pages has no such advice, nor need of it.
                     if advice != mman.MADV_NOHUGEPAGE or error.errno != errno.EINVAL:
                         raise
+            bind_memory(placement, self.data_hva, data_bytes)
             syscalls.mprotect(self.data_hva, data_bytes, mman.PROT_READ | mman.PROT_WRITE)
         except BaseException:
             self.close()

@@ -37,6 +37,7 @@ from kvmpc.native.records import (
     VcpuRecord,
 )
 from kvmpc.pagers.base import Pager, Scene, Supply
+from kvmpc.placing import Place, got
 from kvmpc.results import TrialResult
 from kvmpc.source import ZERO
 from kvmpc.units import PAGE_BYTES
@@ -177,10 +178,14 @@ class _Trial:
 
     def _set_up(self, stack: ExitStack) -> None:
         work = self.work
+        readers = self.pager.reader_count(work)
+        self.place = stack.enter_context(Place(work.placement, vcpus=work.vcpus, readers=readers))
         self.shared = stack.enter_context(RecordArray(SharedRecord, 1)).records[0]
         cpuid = self.kvm.supported_cpuid()
         plan = plan_guest(work, cpuid)
-        self.memory = stack.enter_context(GuestMemory(plan.low_bytes, plan.data_bytes))
+        self.memory = stack.enter_context(
+            GuestMemory(plan.low_bytes, plan.data_bytes, work.placement)
+        )
         self.bitmap = stack.enter_context(MissingBitmap(work.total_pages))
         self.guest = Guest(plan, self.memory, self.layout, self.tags)
         scene = Scene(work, self.memory, self.layout, self.bitmap, self.shared, self.tags)
@@ -199,8 +204,14 @@ class _Trial:
             self.supply.equip(record, records.tails[index])
             record.fd, record.run = vcpu.fd, vcpu.run_address
             record.last_page = ~0
-            self.vcpu_workers.append(_VcpuWorker(name=f"vcpu{index}", record=record, vcpu=vcpu))
-        self.reader_workers = [Worker(name=r.name, record=r.record) for r in self.supply.readers]
+            seat = self.place.vcpus[index]
+            self.vcpu_workers.append(
+                _VcpuWorker(name=f"vcpu{index}", record=record, seat=seat, vcpu=vcpu)
+            )
+        self.reader_workers = [
+            Worker(name=reader.name, record=reader.record, seat=seat)
+            for reader, seat in zip(self.supply.readers, self.place.readers, strict=True)
+        ]
         self.guest_tsc_khz = self.vcpu_workers[0].vcpu.tsc_khz()
 
     # What the threads do.
@@ -328,7 +339,9 @@ class _Trial:
         metrics = tally.metrics(
             work, gate_ns=gate_ns, vcpus=vcpus, readers=readers, guest=guest, guest_tsc_khz=khz
         )
+        metrics |= self.place.metrics()
         metrics["setup_ns"] = float(ready_ns - begin_ns)
+        pages_per_node = self.memory.pages_per_node()
         return replace(
             _blank(work, self.pager, self.round_number, error=None),
             verified=self._verified(),
@@ -339,22 +352,25 @@ class _Trial:
             guest_tsc_khz=khz,
             guest_tsc_is_host_tsc=self.tsc_shared,
             per_vcpu=_per_thread(vcpus, gate_ns)
+            | got(self.place.vcpus)
             | {
                 "touched": tuple(guest.record(i).touched for i in range(work.vcpus)),
                 "longest_cycles": tuple(guest.record(i).longest_cycles for i in range(work.vcpus)),
             },
             per_reader=_per_thread(readers, gate_ns)
+            | got(self.place.readers)
             | {"received": tuple(record.received for record in readers)},
-            pages_per_node=self.memory.pages_per_node(),
-            warnings=tuple(
-                tally.warnings(
+            pages_per_node=pages_per_node,
+            warnings=(
+                *tally.warnings(
                     work,
                     elapsed_ns=elapsed_ns,
                     start_skew_ns=metrics["start_skew_ns"],
                     returns=self.counts["returns"],
                     guest_tsc_khz=khz,
                     tsc_khz_seen=seen_khz,
-                )
+                ),
+                *self.place.cautions(pages_per_node),
             ),
         )
 

@@ -15,7 +15,7 @@ ROOT = Path(kvmpc.__file__).parent
 LAYERS = (
     ("errors", "units", "abi", "cautions"),
     ("syscalls", "config", "source", "interrupt", "kernelfs", "placement"),
-    ("kvm", "uffd", "memory", "headroom", "tilts"),
+    ("kvm", "uffd", "memory", "headroom", "tilts", "placing"),
     ("native", "guest", "host"),
     ("pagers", "crew", "verify", "results", "resultfile", "stats", "report"),
     ("tally", "limits", "failures"),
