@@ -9,23 +9,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from kvmpc.cautions import Caution
+from kvmpc.kernelfs import parse_cpu_list
+from kvmpc.placement import ANYWHERE, Placement
 from kvmpc.units import GIB
 
 __all__ = ["tilts"]
 
 
 def tilts(
-    facts: Mapping[str, object], *, vcpu_threads: int, reader_threads: int = 0
+    facts: Mapping[str, object],
+    *,
+    vcpu_threads: int,
+    reader_threads: int = 0,
+    placement: Placement = ANYWHERE,
 ) -> list[Caution]:
     """Return one caution for each thing on this host that tilts a comparison, with its remedy.
 
     facts: as `kvmpc.host.collect` returns them, or as read back from a result.
     vcpu_threads, reader_threads: the most that any trial of the run starts.
+    placement: that of the run.
     """
     read = _Facts(facts)
     return [
-        *_threads(read, vcpu_threads, reader_threads),
-        *_processor(read),
+        *_threads(read, vcpu_threads, reader_threads, placement),
+        *_processor(read, placement),
         *_paging(read),
         *_pages(read),
         *_limits(read),
@@ -55,22 +62,14 @@ class _Facts:
         return found if isinstance(found, list) else []
 
 
-def _threads(read: _Facts, vcpus: int, readers: int) -> Iterator[Caution]:
+def _threads(read: _Facts, vcpus: int, readers: int, placement: Placement) -> Iterator[Caution]:
     allowed, online = read.number("cpu", "allowed_count"), read.number("cpu", "online_count")
-    if allowed is not None and allowed < vcpus:
-        yield Caution(
-            "fewer-cpus-than-vcpus",
-            f"{vcpus} vCPU threads share {allowed:g} CPUs: fewer fault at once, so contention "
-            "(uffd's weak point) stays hidden",
-            "use one vCPU per CPU at most",
-        )
+    if placement.seats_threads:
+        yield from _seats(read, vcpus, readers, placement)
+    elif allowed is not None and allowed < vcpus:
+        yield _fewer_than_vcpus(vcpus, f"share {_cpus(allowed)}")
     elif allowed is not None and allowed < vcpus + readers:
-        yield Caution(
-            "fewer-cpus-than-threads",
-            f"{vcpus} vCPU and {readers} reader threads share {allowed:g} CPUs: uffd pays for "
-            "its readers with vCPU time",
-            "use fewer vCPUs or readers",
-        )
+        yield _fewer_than_threads(vcpus, readers, f"share {_cpus(allowed)}")
     if allowed is not None and online is not None and allowed < online:
         yield Caution(
             "affinity",
@@ -96,8 +95,49 @@ def _threads(read: _Facts, vcpus: int, readers: int) -> Iterator[Caution]:
         )
 
 
-def _processor(read: _Facts) -> Iterator[Caution]:
-    deep = _deep_states(read)
+def _seats(read: _Facts, vcpus: int, readers: int, placement: Placement) -> Iterator[Caution]:
+    """Say what `_threads` does of all CPUs, of those that the threads are put on."""
+    allowed = parse_cpu_list(read.text("cpu", "allowed") or "")
+    if not allowed:
+        return
+    seating = placement.seating(vcpus, readers, allowed)
+    own = frozenset[int]().union(*seating.vcpus)
+    theirs = frozenset[int]().union(*seating.readers)
+    how = "are pinned in turn to" if placement.pin else "are kept to"
+    if len(own) < vcpus:
+        yield _fewer_than_vcpus(vcpus, f"{how} {_cpus(len(own))}")
+    elif len(own | theirs) < vcpus + readers or (placement.pin and own & theirs):
+        # Pinned, a reader may share its CPU with a vCPU although others are free.
+        yield _fewer_than_threads(vcpus, readers, f"{how} {_cpus(len(own | theirs))}")
+
+
+def _fewer_than_vcpus(vcpus: int, where: str) -> Caution:
+    return Caution(
+        "fewer-cpus-than-vcpus",
+        f"{vcpus} vCPU threads {where}: fewer fault at once, so contention "
+        "(uffd's weak point) stays hidden",
+        "use one vCPU per CPU at most",
+    )
+
+
+def _fewer_than_threads(vcpus: int, readers: int, where: str) -> Caution:
+    return Caution(
+        "fewer-cpus-than-threads",
+        f"{vcpus} vCPU and {readers} reader threads {where}: uffd pays for "
+        "its readers with vCPU time",
+        "use fewer vCPUs or readers",
+    )
+
+
+def _processor(read: _Facts, placement: Placement) -> Iterator[Caution]:
+    limit_us = placement.cpu_latency_us
+    deep = _deep_states(read, limit_us)
+    if limit_us is not None and read.text("cpuidle", "driver") == "none":
+        yield Caution(
+            "cpu-latency-unheeded",
+            f"--cpu-latency {limit_us} changes nothing here: no cpuidle driver is there to heed it",
+            "measure where cpuidle has a driver, or leave it out",
+        )
     if deep:
         yield Caution(
             "deep-idle",
@@ -147,13 +187,15 @@ def _processor(read: _Facts) -> Iterator[Caution]:
         )
 
 
-def _deep_states(read: _Facts) -> list[str]:
+def _deep_states(read: _Facts, asked_us: int | None) -> list[str]:
     """Return the names of the idle states in use that take longer to leave than C1.
 
     C1 takes 1 to 2 us by every driver's table; acpi_idle may give more, but calls it C1. A PM QoS
-    request forbids the states above its latency although they are not shown as disabled.
+    request forbids the states above its latency although they are not shown as disabled: one that
+    was there before the run, or that the run makes itself (`asked_us`).
     """
-    limit_us = read.number("cpuidle", "latency_limit_us")
+    limits_us = [read.number("cpuidle", "latency_limit_us"), asked_us]
+    limit_us = min((us for us in limits_us if us is not None), default=None)
     deep = []
     for state in read.items("cpuidle", "states"):
         if not isinstance(state, Mapping) or state.get("disabled"):
@@ -252,6 +294,10 @@ def _limits(read: _Facts) -> Iterator[Caution]:
             "first, which tilts every pager",
             "raise memory.max",
         )
+
+
+def _cpus(count: float) -> str:
+    return f"{count:g} CPU{'' if count == 1 else 's'}"
 
 
 def _few(names: list[str]) -> str:

@@ -7,12 +7,14 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kvmpc import host
 from kvmpc.errors import HostError
 from kvmpc.kernelfs import Cgroups, entries, parse_cpu_list
+from kvmpc.placement import Placement
 
 MIB = 1 << 20
 MEMINFO = "MemTotal: 2048 kB\nMemAvailable: 1024 kB\nSwapTotal: 512 kB\nSwapFree: 128 kB\n"
@@ -587,3 +589,48 @@ def test_threads_are_compared_with_the_cpus_allowed(
     sentences = host.tilts(facts, vcpu_threads=vcpus, reader_threads=readers)
     assert len(sentences) == (1 if expected else 0)
     assert expected in "".join(map(str, sentences))
+
+
+@pytest.mark.parametrize(
+    ("options", "vcpus", "readers", "code"),
+    [
+        ({"pin": True}, 3, 1, ""),
+        ({"pin": True}, 4, 1, "fewer-cpus-than-threads"),
+        ({"pin": True}, 5, 0, "fewer-cpus-than-vcpus"),
+        ({"pin": True, "cpus": "2-3"}, 3, 0, "fewer-cpus-than-vcpus"),
+        ({"pin": True, "cpus": "0-1", "reader_cpus": "2"}, 2, 1, ""),
+        ({"pin": True, "cpus": "0-1", "reader_cpus": "1"}, 1, 1, ""),
+        ({"pin": True, "cpus": "0-1", "reader_cpus": "1-3"}, 2, 1, "fewer-cpus-than-threads"),
+        ({"cpus": "0-1"}, 2, 0, ""),
+        ({"cpus": "0-1"}, 2, 1, "fewer-cpus-than-threads"),
+        ({"cpus": "0-1"}, 3, 0, "fewer-cpus-than-vcpus"),
+        ({"cpus": "0-1", "reader_cpus": "2-3"}, 2, 2, ""),
+        ({"numa": "local", "cpu_latency_us": 0}, 3, 1, ""),
+        ({"numa": "local"}, 5, 0, "fewer-cpus-than-vcpus"),
+    ],
+)
+def test_threads_are_compared_with_the_cpus_they_are_put_on(
+    options: dict[str, Any], vcpus: int, readers: int, code: str
+) -> None:
+    facts = {"cpu": {"allowed": "0-3", "allowed_count": 4, "online_count": 4}}
+    placement = Placement(**options)
+    found = host.tilts(facts, vcpu_threads=vcpus, reader_threads=readers, placement=placement)
+    assert [caution.code for caution in found] == ([code] if code else [])
+    assert all(len(str(caution)) <= LONGEST_SENTENCE for caution in found)
+
+
+@pytest.mark.parametrize(("asked_us", "sentences"), [(None, 1), (0, 0), (132, 0), (133, 1)])
+def test_the_runs_own_latency_request_rules_out_deep_idle_states(
+    tmp_path: Path, asked_us: int | None, sentences: int
+) -> None:
+    facts = host.collect(idle_states(tmp_path))
+    placement = Placement(cpu_latency_us=asked_us)
+    assert len(host.tilts(facts, vcpu_threads=1, placement=placement)) == sentences
+
+
+def test_a_latency_request_that_nothing_heeds_is_told_of() -> None:
+    facts = {"cpuidle": {"driver": "none"}}
+    assert host.tilts(facts, vcpu_threads=1) == []
+    (caution,) = host.tilts(facts, vcpu_threads=1, placement=Placement(cpu_latency_us=0))
+    assert caution.code == "cpu-latency-unheeded"
+    assert len(str(caution)) <= LONGEST_SENTENCE

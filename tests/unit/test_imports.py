@@ -35,7 +35,7 @@ ONLY = {
     # What reads the host's files.
     "kernelfs": {"errors", "units"},
     "headroom": {"errors", "units", "kernelfs"},
-    "tilts": {"cautions", "errors", "units", "kernelfs"},
+    "tilts": {"cautions", "errors", "units", "kernelfs", "placement"},
     "placement": {"errors", "kernelfs", "units"},
     "host": {"errors", "units", "kernelfs", "headroom", "tilts"},
     # What knows nothing of pagers, or of anything.
