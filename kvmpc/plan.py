@@ -16,6 +16,7 @@ from kvmpc.config import MAX_VCPUS_DEFAULT, Work, default_mem_per_vcpu_bytes
 from kvmpc.errors import UsageError
 from kvmpc.headroom import allowed_cpus
 from kvmpc.pagers import DEFAULT_COMPARE, Pager, parse_pager
+from kvmpc.placement import Placement, parse_cpus
 from kvmpc.units import parse_counts, parse_duration_ns, parse_size_bytes
 
 __all__ = [
@@ -141,7 +142,10 @@ def _seconds(value: object, option: str) -> float:
 
 @dataclass(frozen=True)
 class Axis:
-    """One option of `Work`: its field there, and how a value is read."""
+    """One option of `Work`: its field there, and how a value is read.
+
+    What says where things are to be goes into `Placement.parse` together, as it is.
+    """
 
     work_field: str
     read: Callable[[object, str], object]
@@ -161,6 +165,10 @@ AXES: Final[Mapping[str, Axis]] = {
     "overlap": Axis("overlap", _flag),
     "fetch_delay": Axis("fetch_delay_ns", _duration),
     "seed": Axis("seed", _count),
+    **{
+        name: Axis("placement", lambda value, _: value)
+        for name in ("pin", "cpus", "reader_cpus", "numa", "cpu_latency")
+    },
 }
 
 SCALARS: Final[Mapping[str, Callable[[object, str], Any]]] = {
@@ -181,15 +189,21 @@ def work_of(values: Mapping[str, object]) -> Work:
 
     Raises: UsageError naming the option.
     """
-    read = {
-        axis.work_field: axis.read(values[name], option_of(name))
-        for name, axis in AXES.items()
-        if values.get(name) is not None
-    }
-    vcpus = read.setdefault("vcpus", min(len(allowed_cpus()), MAX_VCPUS_DEFAULT))
+    read: dict[str, object] = {}
+    placed: dict[str, object] = {}
+    for name, axis in AXES.items():
+        if values.get(name) is not None:
+            value = axis.read(values[name], option_of(name))
+            if axis.work_field == "placement":
+                placed[name] = value
+            else:
+                read[axis.work_field] = value
+    placement = Placement.parse(**placed)
+    cpus = parse_cpus(placement.cpus, "--cpus") if placement.cpus else allowed_cpus()
+    vcpus = read.setdefault("vcpus", min(len(cpus), MAX_VCPUS_DEFAULT))
     assert isinstance(vcpus, int)
     read.setdefault("mem_per_vcpu_bytes", default_mem_per_vcpu_bytes(max(1, vcpus)))
-    return Work(**read)  # type: ignore[arg-type]
+    return Work(**read, placement=placement)  # type: ignore[arg-type]
 
 
 def default_pagers(access: object) -> tuple[str, ...]:

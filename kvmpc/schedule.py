@@ -124,6 +124,7 @@ def planned_result(plan: Plan, skipped: tuple[Skip, ...], **facts: Any) -> Resul
             facts["host"],
             vcpu_threads=point.work.vcpus,
             reader_threads=max(pager.reader_count(point.work) for pager in point.pagers),
+            placement=point.work.placement,
         )
         for point in plan.points
     ]
