@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -27,6 +27,7 @@ from typing import Final, Self
 from kvmpc import syscalls
 from kvmpc.abi import mempolicy
 from kvmpc.cautions import Caution
+from kvmpc.config import Work
 from kvmpc.errors import HostError, KernelError, UsageError
 from kvmpc.headroom import allowed_cpus
 from kvmpc.kernelfs import (
@@ -267,9 +268,10 @@ class Seat:
 class Place:
     """The placement of one trial: a seat for each thread, and the latency request it holds."""
 
-    def __init__(self, placement: Placement, *, vcpus: int, readers: int) -> None:
-        self._placement = placement
-        seating = placement.seating(vcpus, readers, allowed_cpus())
+    def __init__(self, work: Work, readers: int) -> None:
+        placement = work.placement
+        self._work = work
+        seating = placement.seating(work.vcpus, readers, allowed_cpus())
         seated = placement.seats_threads
         self.vcpus = [Seat(cpus if seated else None) for cpus in seating.vcpus]
         self.readers = [Seat(cpus if seated else None) for cpus in seating.readers]
@@ -292,7 +294,7 @@ class Place:
     def cautions(self, pages_per_node: Mapping[str, int]) -> list[Caution]:
         """Return where what was got is not what was asked. Call it when all threads have left."""
         found = _seat_cautions([*self.vcpus, *self.readers])
-        limit_us = self._placement.cpu_latency_us
+        limit_us = self._work.placement.cpu_latency_us
         in_force_us = limit_us if self._request is None else self._request.in_force_us()
         if in_force_us != limit_us:
             found.append(
@@ -302,11 +304,9 @@ class Place:
                     "stop what asks for less (tuned-adm profile, a driver)",
                 )
             )
-        vcpu_cpus = frozenset[int]().union(*(seat.got for seat in self.vcpus))
-        found += memory_cautions(
-            self._placement, pages_per_node, vcpu_cpus, cpus_of_nodes(), usable_nodes()
-        )
-        return found
+        seats = [seat.got for seat in self.vcpus]
+        nodes, cpus = usable_nodes(), cpus_of_nodes()
+        return found + memory_cautions(self._work, pages_per_node, seats, cpus, nodes)
 
 
 def got(seats: Sequence[Seat]) -> dict[str, tuple[int, ...]]:
@@ -337,50 +337,44 @@ def _seat_cautions(seats: Iterable[Seat]) -> list[Caution]:
 
 
 def memory_cautions(
-    placement: Placement,
+    work: Work,
     pages_per_node: Mapping[str, int],
-    vcpu_cpus: Collection[int],
+    vcpu_cpus: Sequence[frozenset[int]],
     cpus_by_node: Mapping[int, frozenset[int]],
     nodes: Sequence[int],
 ) -> list[Caution]:
-    """Return where pages are on other nodes than asked, or away from every vCPU.
+    """Return where pages are on other nodes than asked, or than the vCPUs that touch them.
 
-    vcpu_cpus: the CPUs that vCPU threads were allowed. nodes: those with memory to use.
+    vcpu_cpus: the CPUs each vCPU's thread was allowed. nodes: those with memory to use.
     """
-    total = sum(pages_per_node.values())
+    total, numa = sum(pages_per_node.values()), work.placement.numa
+    pages = {int(node): count for node, count in pages_per_node.items()}
     if not total or len(cpus_by_node) < 2:
         return []
-    if placement.numa == "interleave":
-        share = total / len(nodes)
-        off = sum(
-            max(0.0, count - (share if int(node) in nodes else 0.0))
-            for node, count in pages_per_node.items()
-        )
-        if off <= max(_UNEVEN * total, len(nodes)):
-            return []
-        return [
-            Caution(
-                "numa-uneven",
-                f"interleaved pages are uneven: {_shown(pages_per_node)}",
-                "free memory on the node that has fewest, or touch all pages",
-            )
-        ]
-    if placement.node is not None:
-        wanted = {placement.node}
-        what, remedy = f"not on node {placement.node}", "look for what moves pages (numad, migrate)"
+    tolerated = 0.0
+    if numa == "interleave":
+        room = dict.fromkeys(nodes, total / len(nodes))
+        tolerated = max(_UNEVEN * total, len(nodes))
+        code, what = "numa-uneven", "beyond an even share of their nodes"
+        remedy = "free memory on all nodes, or touch all pages"
+    elif work.placement.node is not None:
+        room = {work.placement.node: float(total)}
+        code, what = "numa-elsewhere", f"not on node {work.placement.node}"
+        remedy = "look for what moves pages (numad, migratepages)"
     else:
-        wanted = {node for node, cpus in cpus_by_node.items() if cpus.intersection(vcpu_cpus)}
-        what = "on nodes where no vCPU runs"
+        # At most: a vCPU that may run on several nodes has its pages in the room of each.
+        own = total if work.overlap else total / len(vcpu_cpus)
+        room = {
+            node: sum(own for allowed in vcpu_cpus if allowed & cpus)
+            for node, cpus in cpus_by_node.items()
+        }
+        code, what = "numa-elsewhere", "on another node than the vCPU that touches them, or more"
         remedy = (
-            "a page comes from the node of the thread that installs it, or the next when that is "
-            "full: keep readers on the vCPUs' nodes (--reader-cpus), or use --numa node=N"
+            "a page is on the node of the thread that installs it, or the next when that is full: "
+            "put readers on the vCPUs' nodes (--reader-cpus), or use --numa node=N"
         )
-    off = sum(count for node, count in pages_per_node.items() if int(node) not in wanted)
-    if not off:
+    off = round(sum(max(0.0, count - room.get(node, 0.0)) for node, count in pages.items()))
+    if off <= tolerated:
         return []
-    text = f"{off} of {total} pages are {what} ({_shown(pages_per_node)})"
-    return [Caution("numa-elsewhere", text, remedy)]
-
-
-def _shown(pages_per_node: Mapping[str, int]) -> str:
-    return ", ".join(f"node {node}: {count}" for node, count in sorted(pages_per_node.items()))
+    shown = ", ".join(f"node {node}: {count}" for node, count in sorted(pages.items()))
+    return [Caution(code, f"{off} of {total} pages are {what} ({shown})", remedy)]

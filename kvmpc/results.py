@@ -74,7 +74,8 @@ class TrialResult:
     counts: events by name (``installs``, ``eexist``, ``reads``).
     histogram_cycles: (lowest, highest, touches) of non-empty buckets, guest TSC cycles, ascending.
     guest_tsc_khz: guest TSC cycles in a millisecond.
-    per_vcpu: raw lists by name, one entry per vCPU (``start_ns``, ``end_ns`` from the gate).
+    per_vcpu: raw lists by name, one entry per vCPU (``start_ns``, ``end_ns`` from the gate; ``cpu``
+        where its thread ended, certain for all of the trial where ``cpus_allowed`` is 1).
     per_reader: raw lists by name, one entry per reader thread.
     pages_per_node: pages by NUMA node, afterwards.
     warnings: what tilts this trial's numbers.

@@ -178,8 +178,7 @@ class _Trial:
 
     def _set_up(self, stack: ExitStack) -> None:
         work = self.work
-        readers = self.pager.reader_count(work)
-        self.place = stack.enter_context(Place(work.placement, vcpus=work.vcpus, readers=readers))
+        self.place = stack.enter_context(Place(work, self.pager.reader_count(work)))
         self.shared = stack.enter_context(RecordArray(SharedRecord, 1)).records[0]
         cpuid = self.kvm.supported_cpuid()
         plan = plan_guest(work, cpuid)

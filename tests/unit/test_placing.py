@@ -8,19 +8,32 @@ import os
 import struct
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kvmpc import placing, syscalls
 from kvmpc.abi import mempolicy
+from kvmpc.config import Work
 from kvmpc.errors import HostError, KernelError, UsageError
 from kvmpc.memory import GuestMemory
-from kvmpc.placement import ANYWHERE, Placement
+from kvmpc.placement import Placement
 from kvmpc.placing import LatencyRequest, Place, Seat, memory_cautions
 from kvmpc.units import PAGE_BYTES
 
 ALLOWED = sorted(os.sched_getaffinity(0))
 NODES = placing.usable_nodes()
+
+
+def make_work(vcpus: int = 2, *, overlap: bool = False, **options: Any) -> Work:
+    """Make work that is placed so."""
+    return Work(
+        vcpus=vcpus,
+        mem_per_vcpu_bytes=PAGE_BYTES,
+        overlap=overlap,
+        placement=Placement(**options),
+    )
+
 
 FIRST_NODE = f"node={NODES[0] if NODES else 0}"
 
@@ -115,7 +128,7 @@ def test_a_seat_that_is_gone_is_a_typed_error() -> None:
 
 
 def test_a_thread_that_was_moved_away_is_told_of() -> None:
-    with Place(Placement(pin=True), vcpus=2, readers=1) as place:
+    with Place(make_work(pin=True), 1) as place:
         for seat in (*place.vcpus, *place.readers):
             assert seat.cpus is not None
             seat.got = seat.cpus
@@ -127,7 +140,7 @@ def test_a_thread_that_was_moved_away_is_told_of() -> None:
 
 
 def test_nothing_asked_for_leaves_threads_alone() -> None:
-    with Place(ANYWHERE, vcpus=2, readers=1) as place:
+    with Place(make_work(), 1) as place:
         assert [seat.cpus for seat in (*place.vcpus, *place.readers)] == [None] * 3
         assert place.metrics() == {}
         assert place.cautions({}) == []
@@ -220,33 +233,50 @@ CPUS_BY_NODE = {0: frozenset({0, 1}), 1: frozenset({2, 3})}
 
 
 @pytest.mark.parametrize(
-    ("numa", "pages", "vcpu_cpus", "code"),
+    ("numa", "pages", "vcpu_cpus", "off"),
     [
-        ("node=1", {"1": 997}, {0}, ""),
-        ("node=1", {"0": 1, "1": 996}, {0}, "numa-elsewhere"),
-        ("local", {"0": 997}, {0, 1}, ""),
-        ("local", {"0": 997}, {0, 2}, ""),
-        ("local", {"0": 23, "1": 974}, {3}, "numa-elsewhere"),
-        (None, {"0": 997}, {3}, "numa-elsewhere"),
-        (None, {"0": 500, "1": 497}, {0, 1, 2, 3}, ""),
-        ("interleave", {"0": 499, "1": 498}, {0}, ""),
-        ("interleave", {"0": 515, "1": 482}, {0}, ""),
-        ("interleave", {"0": 600, "1": 397}, {0}, "numa-uneven"),
-        ("interleave", {"0": 997}, {0}, "numa-uneven"),
-        ("interleave", {"0": 450, "1": 450, "2": 97}, {0}, "numa-uneven"),
-        ("interleave", {}, {0}, ""),
-        ("node=0", {}, {0}, ""),
+        ("node=1", {"1": 994}, [{0}, {0}], 0),
+        ("node=1", {"0": 1, "1": 993}, [{0}, {0}], 1),
+        ("local", {"0": 994}, [{0}, {1}], 0),
+        ("local", {"0": 497, "1": 497}, [{0}, {2}], 0),
+        # As with one reader, on the node of only one of the vCPUs.
+        ("local", {"1": 994}, [{0}, {2}], 497),
+        ("local", {"0": 23, "1": 971}, [{3}, {2}], 23),
+        # May run on both nodes: not known to be away from its pages.
+        ("local", {"1": 994}, [{0, 1, 2, 3}, {2}], 0),
+        ("local", {"2": 994}, [{0, 1, 2, 3}, {2}], 994),
+        (None, {"0": 994}, [{3}, {3}], 994),
+        (None, {"0": 500, "1": 494}, [{0, 1, 2, 3}] * 2, 0),
+        ("interleave", {"0": 497, "1": 497}, [{0}, {0}], 0),
+        ("interleave", {"0": 516, "1": 478}, [{0}, {0}], 0),
+        ("interleave", {"0": 600, "1": 394}, [{0}, {0}], 103),
+        ("interleave", {"0": 994}, [{0}, {0}], 497),
+        ("interleave", {"0": 450, "1": 450, "2": 94}, [{0}, {0}], 94),
+        ("interleave", {}, [{0}, {0}], 0),
+        ("node=0", {}, [{0}, {0}], 0),
     ],
 )
-def test_pages_on_other_nodes_than_asked_are_told_of(
-    numa: str | None, pages: dict[str, int], vcpu_cpus: set[int], code: str
+def test_pages_on_other_nodes_than_asked_or_than_their_vcpus_are_told_of(
+    numa: str | None, pages: dict[str, int], vcpu_cpus: list[set[int]], off: int
 ) -> None:
-    found = memory_cautions(Placement(numa=numa), pages, vcpu_cpus, CPUS_BY_NODE, [0, 1])
-    assert [caution.code for caution in found] == ([code] if code else [])
+    work, seats = make_work(numa=numa), [frozenset(cpus) for cpus in vcpu_cpus]
+    found = memory_cautions(work, pages, seats, CPUS_BY_NODE, [0, 1])
+    assert len(found) == (1 if off else 0)
+    for caution in found:
+        assert caution.code == ("numa-uneven" if numa == "interleave" else "numa-elsewhere")
+        assert caution.text.startswith(f"{off} of 994 pages are ")
+
+
+def test_pages_that_all_vcpus_share_may_be_near_any_of_them() -> None:
+    seats = [frozenset({0}), frozenset({2})]
+    work = make_work(numa="local", overlap=True)
+    assert memory_cautions(work, {"1": 997}, seats, CPUS_BY_NODE, [0, 1]) == []
+    assert memory_cautions(work, {"2": 997}, seats, CPUS_BY_NODE, [0, 1])
 
 
 def test_a_host_with_one_node_has_nothing_to_tell() -> None:
-    assert memory_cautions(Placement(numa="interleave"), {"0": 997}, {0}, {0: ALLOWED}, [0]) == []
+    work, node = make_work(numa="interleave"), {0: frozenset({0})}
+    assert memory_cautions(work, {"0": 997}, [frozenset({0})] * 2, node, [0]) == []
 
 
 # Idle states
@@ -268,7 +298,7 @@ def test_a_latency_request_is_in_force_while_it_is_open_and_gone_afterwards() ->
     with LatencyRequest(asked_us) as request:
         assert request.in_force_us() == asked_us
         assert in_force_us() == asked_us
-        with Place(Placement(cpu_latency_us=997), vcpus=1, readers=0) as place:
+        with Place(make_work(cpu_latency_us=997), 0) as place:
             assert place.metrics() == {"cpu_latency_us": asked_us}
             (caution,) = place.cautions({})
             assert caution.code == "cpu-latency"
