@@ -14,15 +14,17 @@ import select
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from kvmpc import host, syscalls
+from kvmpc import host, placing, syscalls
 from kvmpc.abi import kvm as kvm_abi
 from kvmpc.abi import kvm_x86, unistd
 from kvmpc.abi import userfaultfd as uffd_abi
 from kvmpc.config import Work
 from kvmpc.errors import HostError, KernelError
 from kvmpc.interrupt import Interrupt
+from kvmpc.kernelfs import format_cpu_list
 from kvmpc.kvm import KVM_PATH, Kvm
 from kvmpc.pagers import parse_pager
+from kvmpc.placement import Placement
 from kvmpc.results import TrialResult
 from kvmpc.trial import run_trial
 from kvmpc.uffd import query_features
@@ -77,6 +79,7 @@ def probe(interrupt: Interrupt) -> Iterator[Check]:
     yield Check("memory", "info", "", f"{host.memory_available_bytes() / GIB:.1f} GiB available")
     yield Check("threads", "info", "", _threads())
     yield Check("open files", "info", "", _files())
+    yield Check("placement", "info", "", _placement())
     if usable:
         with Kvm() as kvm:
             for spec in _TRIED:
@@ -174,6 +177,19 @@ def _files() -> str:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     shown = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
     return f"soft limit {soft}, raised as needed up to {shown}"
+
+
+def _placement() -> str:
+    nodes = placing.usable_nodes()
+    try:
+        placing.check(Placement(cpu_latency_us=0), 0)
+        latency = "can be held"
+    except HostError as error:
+        latency = error.reason
+    return (
+        f"CPUs {format_cpu_list(host.allowed_cpus())}; "
+        f"NUMA nodes {format_cpu_list(nodes) or 'none'}; CPU latency {latency}"
+    )
 
 
 def _trial(kvm: Kvm, spec: str, interrupt: Interrupt) -> str:

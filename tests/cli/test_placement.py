@@ -83,6 +83,23 @@ def test_threads_memory_and_idle_states_are_as_asked_while_it_runs(kvmpc):
 
 
 @pytest.mark.kvm
+@pytest.mark.skipif(len(ALLOWED) < 2, reason="needs two CPUs")
+def test_a_thread_that_somebody_moves_away_is_a_caution(kvmpc):
+    process = kvmpc.start("run", "uffd", *SLOW, "--pin", "--cpus", LAST, "--json", str(kvmpc.json))
+    deadline = time.monotonic() + 10
+    while _allowed_lists(process.pid)[LAST] < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for task in Path(f"/proc/{process.pid}/task").iterdir():
+        if int(task.name) != process.pid:
+            os.sched_setaffinity(int(task.name), ALLOWED)
+    assert process.finish().code == 0
+    (trial,) = kvmpc.result().trials
+    (caution,) = (found for found in trial.warnings if found.code == "affinity-changed")
+    assert f"on CPUs {LAST} and were allowed {format_cpu_list(ALLOWED)}" in caution.text
+    assert trial.per_vcpu["cpus_allowed"] == (len(ALLOWED),) * 2
+
+
+@pytest.mark.kvm
 def test_by_default_there_is_a_vcpu_for_each_cpu_of_the_list(kvmpc):
     finished = kvmpc(
         "run", "exit", "--mem-per-vcpu", "92K", "--warmup", "0", "--cpus", LAST,
@@ -139,6 +156,26 @@ def test_a_host_without_the_latency_device_cannot_and_says_what_would_help(
     assert finished.code == 3
     for word in ("--cpu-latency", "ENOENT", "remedy: ", "CONFIG_CPU_IDLE"):
         assert word in finished.error
+
+
+@pytest.mark.kvm
+def test_a_latency_device_that_is_not_permitted_comes_with_what_would_help(
+    kvmpc, tiny, with_dev, devices, without_capabilities
+):
+    node = f"{devices['kvm']} && mknod -m 000 /dev/cpu_dma_latency c 10 1"
+    within = [*with_dev(node), *without_capabilities]
+    finished = kvmpc("run", "none", *tiny, "--cpu-latency", "0", within=within)
+    assert finished.code == 3
+    for word in ("--cpu-latency", "EACCES", "remedy: run as root"):
+        assert word in finished.error
+
+
+@pytest.mark.kvm
+def test_probe_says_what_there_is_to_place_on(kvmpc):
+    finished = kvmpc("probe")
+    assert finished.code == 0
+    nodes = format_cpu_list(usable_nodes()) or "none"
+    assert f"CPUs {format_cpu_list(ALLOWED)}; NUMA nodes {nodes}; CPU latency" in finished.told
 
 
 @pytest.mark.parametrize(
