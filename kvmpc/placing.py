@@ -39,7 +39,7 @@ from kvmpc.kernelfs import (
     read_meminfo_bytes,
     read_text,
 )
-from kvmpc.placement import Placement, parse_cpus
+from kvmpc.placement import Placement, Seating, parse_cpus
 from kvmpc.units import MIB, PAGE_BYTES
 
 __all__ = [
@@ -268,14 +268,11 @@ class Seat:
 class Place:
     """The placement of one trial: a seat for each thread, and the latency request it holds."""
 
-    def __init__(self, work: Work, readers: int) -> None:
-        placement = work.placement
+    def __init__(self, work: Work) -> None:
         self._work = work
-        seating = placement.seating(work.vcpus, readers, allowed_cpus())
-        seated = placement.seats_threads
-        self.vcpus = [Seat(cpus if seated else None) for cpus in seating.vcpus]
-        self.readers = [Seat(cpus if seated else None) for cpus in seating.readers]
-        limit_us = placement.cpu_latency_us
+        self.vcpus = self._seats(self._seating(0).vcpus)
+        self.readers: list[Seat] = []
+        limit_us = work.placement.cpu_latency_us
         self._request = None if limit_us is None else LatencyRequest(limit_us)
 
     def __enter__(self) -> Self:
@@ -284,6 +281,18 @@ class Place:
     def __exit__(self, *_: object) -> None:
         if self._request is not None:
             self._request.close()
+
+    def _seating(self, readers: int) -> Seating:
+        return self._work.placement.seating(self._work.vcpus, readers, allowed_cpus())
+
+    def _seats(self, cpus: Iterable[frozenset[int]]) -> list[Seat]:
+        seated = self._work.placement.seats_threads
+        return [Seat(those if seated else None) for those in cpus]
+
+    def seat_readers(self, count: int) -> list[Seat]:
+        """Return a seat for each of `count` readers."""
+        self.readers = self._seats(self._seating(count).readers)
+        return self.readers
 
     def metrics(self) -> dict[str, float]:
         """Return the latency limit in force, where this trial asks for one."""

@@ -178,7 +178,7 @@ class _Trial:
 
     def _set_up(self, stack: ExitStack) -> None:
         work = self.work
-        self.place = stack.enter_context(Place(work, self.pager.reader_count(work)))
+        self.place = stack.enter_context(Place(work))
         self.shared = stack.enter_context(RecordArray(SharedRecord, 1)).records[0]
         cpuid = self.kvm.supported_cpuid()
         plan = plan_guest(work, cpuid)
@@ -189,6 +189,7 @@ class _Trial:
         self.guest = Guest(plan, self.memory, self.layout, self.tags)
         scene = Scene(work, self.memory, self.layout, self.bitmap, self.shared, self.tags)
         self.supply: Supply = stack.enter_context(self.pager.open(scene))
+        readers = self.supply.readers
         self.program = self.supply.program()
         self.crew = Crew(self.shared, self.program)
         records = stack.enter_context(RecordArray(VcpuRecord, work.vcpus, tail_bytes=PAGE_BYTES))
@@ -209,7 +210,7 @@ class _Trial:
             )
         self.reader_workers = [
             Worker(name=reader.name, record=reader.record, seat=seat)
-            for reader, seat in zip(self.supply.readers, self.place.readers, strict=True)
+            for reader, seat in zip(readers, self.place.seat_readers(len(readers)), strict=True)
         ]
         self.guest_tsc_khz = self.vcpu_workers[0].vcpu.tsc_khz()
 

@@ -128,7 +128,8 @@ def test_a_seat_that_is_gone_is_a_typed_error() -> None:
 
 
 def test_a_thread_that_was_moved_away_is_told_of() -> None:
-    with Place(make_work(pin=True), 1) as place:
+    with Place(make_work(pin=True)) as place:
+        place.seat_readers(1)
         for seat in (*place.vcpus, *place.readers):
             assert seat.cpus is not None
             seat.got = seat.cpus
@@ -140,7 +141,8 @@ def test_a_thread_that_was_moved_away_is_told_of() -> None:
 
 
 def test_nothing_asked_for_leaves_threads_alone() -> None:
-    with Place(make_work(), 1) as place:
+    with Place(make_work()) as place:
+        place.seat_readers(1)
         assert [seat.cpus for seat in (*place.vcpus, *place.readers)] == [None] * 3
         assert place.metrics() == {}
         assert place.cautions({}) == []
@@ -298,7 +300,7 @@ def test_a_latency_request_is_in_force_while_it_is_open_and_gone_afterwards() ->
     with LatencyRequest(asked_us) as request:
         assert request.in_force_us() == asked_us
         assert in_force_us() == asked_us
-        with Place(make_work(cpu_latency_us=997), 0) as place:
+        with Place(make_work(cpu_latency_us=997)) as place:
             assert place.metrics() == {"cpu_latency_us": asked_us}
             (caution,) = place.cautions({})
             assert caution.code == "cpu-latency"
