@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from kvmpc import syscalls
+from kvmpc import latency, syscalls
 from kvmpc.abi import mempolicy
 from kvmpc.cautions import Caution
 from kvmpc.config import Work
@@ -39,11 +38,11 @@ from kvmpc.kernelfs import (
     read_meminfo_bytes,
     read_text,
 )
+from kvmpc.latency import LatencyRequest
 from kvmpc.placement import Placement, Seating, parse_cpus
 from kvmpc.units import MIB, PAGE_BYTES
 
 __all__ = [
-    "LatencyRequest",
     "Place",
     "Seat",
     "bind_memory",
@@ -55,7 +54,6 @@ __all__ = [
 ]
 
 _ROOT = Path("/")
-_LATENCY_DEVICE: Final = "/dev/cpu_dma_latency"
 
 _UNEVEN: Final = 0.02
 """Interleaved pages that may be on another node than their number says, before it is worth saying.
@@ -73,8 +71,7 @@ def check(placement: Placement, pages: int, root: Path = _ROOT) -> None:
     if placement.numa is not None:
         _check_numa(placement, pages, root)
     if placement.cpu_latency_us is not None:
-        # Opening it asks for nothing yet; closing it takes that back.
-        syscalls.close_fd(_open_latency_device(root))
+        latency.check(root)
 
 
 def _check_cpus(option: str, text: str | None, root: Path) -> None:
@@ -188,56 +185,6 @@ def bind_memory(placement: Placement, address: int, size_bytes: int, root: Path 
                 "(docker: --cap-add SYS_NICE)",
             ) from error
         raise
-
-
-def _open_latency_device(root: Path = _ROOT) -> int:
-    try:
-        return syscalls.open_fd(str(root / _LATENCY_DEVICE.strip("/")), os.O_RDWR)
-    except KernelError as error:
-        if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-            remedy = (
-                "use a kernel with CONFIG_CPU_IDLE; in a container, pass the device in "
-                f"(docker: --device {_LATENCY_DEVICE})"
-            )
-        else:
-            remedy = f"run as root, or with write access to {_LATENCY_DEVICE}"
-        raise HostError("--cpu-latency", str(error), remedy) from error
-
-
-class LatencyRequest:
-    """A limit on how long any CPU of the host may take to leave its idle state, while this is open.
-
-    The kernel takes it back when the descriptor is closed, however this process ends.
-    Source: Documentation/admin-guide/pm/cpuidle.rst, "Power Management Quality of Service for
-    CPUs"; ``cpu_latency_qos_write`` in kernel/power/qos.c: one native s32.
-
-    Raises: HostError, KernelError.
-    """
-
-    def __init__(self, limit_us: int) -> None:
-        self._fd = _open_latency_device()
-        try:
-            os.write(self._fd, struct.pack("=i", limit_us))
-        except OSError as error:
-            self.close()
-            raise KernelError(f"write {_LATENCY_DEVICE}", error.errno or 0) from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def in_force_us(self) -> int:
-        """Return the limit in force: the lowest that anybody asks for. Raises: KernelError."""
-        try:
-            return int(struct.unpack("=i", os.pread(self._fd, 4, 0))[0])
-        except OSError as error:
-            raise KernelError(f"read {_LATENCY_DEVICE}", error.errno or 0) from error
-
-    def close(self) -> None:
-        """Take the request back."""
-        syscalls.close_fd(self._fd)
 
 
 @dataclass(eq=False)

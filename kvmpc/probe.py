@@ -14,7 +14,7 @@ import select
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from kvmpc import host, placing, syscalls
+from kvmpc import host, latency, placing, syscalls
 from kvmpc.abi import kvm as kvm_abi
 from kvmpc.abi import kvm_x86, unistd
 from kvmpc.abi import userfaultfd as uffd_abi
@@ -24,7 +24,6 @@ from kvmpc.interrupt import Interrupt
 from kvmpc.kernelfs import format_cpu_list
 from kvmpc.kvm import KVM_PATH, Kvm
 from kvmpc.pagers import parse_pager
-from kvmpc.placement import Placement
 from kvmpc.results import TrialResult
 from kvmpc.trial import run_trial
 from kvmpc.uffd import query_features
@@ -182,13 +181,13 @@ def _files() -> str:
 def _placement() -> str:
     nodes = placing.usable_nodes()
     try:
-        placing.check(Placement(cpu_latency_us=0), 0)
-        latency = "can be held"
+        latency.check()
+        held = "can be held"
     except HostError as error:
-        latency = error.reason
+        held = error.reason
     return (
         f"CPUs {format_cpu_list(host.allowed_cpus())}; "
-        f"NUMA nodes {format_cpu_list(nodes) or 'none'}; CPU latency {latency}"
+        f"NUMA nodes {format_cpu_list(nodes) or 'none'}; CPU latency {held}"
     )
 
 

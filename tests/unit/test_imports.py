@@ -15,7 +15,7 @@ ROOT = Path(kvmpc.__file__).parent
 LAYERS = (
     ("errors", "units", "abi", "cautions"),
     ("syscalls", "config", "source", "interrupt", "kernelfs", "placement"),
-    ("kvm", "uffd", "memory", "headroom", "tilts", "placing"),
+    ("kvm", "uffd", "memory", "headroom", "tilts", "latency", "placing"),
     ("native", "guest", "host"),
     ("pagers", "crew", "verify", "results", "resultfile", "stats", "report"),
     ("tally", "limits", "failures"),

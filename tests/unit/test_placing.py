@@ -16,9 +16,10 @@ from kvmpc import placing, syscalls
 from kvmpc.abi import mempolicy
 from kvmpc.config import Work
 from kvmpc.errors import HostError, KernelError, UsageError
+from kvmpc.latency import LatencyRequest
 from kvmpc.memory import GuestMemory
 from kvmpc.placement import Placement
-from kvmpc.placing import LatencyRequest, Place, Seat, memory_cautions
+from kvmpc.placing import Place, Seat, memory_cautions
 from kvmpc.units import PAGE_BYTES
 
 ALLOWED = sorted(os.sched_getaffinity(0))
