@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 
 from kvmpc.errors import ResultFileError, UsageError, describe_errno
@@ -53,12 +52,12 @@ def _differences(found: Result, planned: Result) -> Iterator[str]:
             else:
                 yield f"other {name}: {len(there)} there, {len(here)} here"
     for place in _SAME_HOST:
-        values = []
-        for facts in (found.host, planned.host):
-            value: object = facts
-            with suppress(KeyError, TypeError, AttributeError):
-                for key in place:
-                    value = value[key]  # type: ignore[index]
-            values.append(value)
-        if values[0] != values[1]:
-            yield f"{' '.join(place)}: {values[0]} there, {values[1]} here"
+        there, here = _fact(found.host, place), _fact(planned.host, place)
+        if there != here:
+            yield f"{' '.join(place)}: {there} there, {here} here"
+
+
+def _fact(facts: object, place: tuple[str, ...]) -> object:
+    for key in place:
+        facts = facts.get(key) if isinstance(facts, Mapping) else None
+    return facts

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from kvmpc.errors import UsageError
-from kvmpc.units import GIB, KIB, MIB, format_bytes, format_ns, parse_duration_ns, parse_size_bytes
+from kvmpc.units import (
+    GIB,
+    KIB,
+    MIB,
+    format_bytes,
+    format_ns,
+    parse_counts,
+    parse_duration_ns,
+    parse_size_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -101,3 +110,32 @@ def test_a_duration_is_written_with_three_digits_and_a_fitting_unit(
     value_ns: float, text: str
 ) -> None:
     assert format_ns(value_ns) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [
+        ("8", [8]),
+        ("1,2,4", [1, 2, 4]),
+        ("1-4", [1, 2, 3, 4]),
+        ("2-9:3", [2, 5, 8, 9]),
+        ("1-160:x2", [1, 2, 4, 8, 16, 32, 64, 128, 160]),
+        ("1-27:x3, 160", [1, 3, 9, 27, 160]),
+        ("4,1-4", [4, 1, 2, 3]),
+        ("5-5", [5]),
+    ],
+)
+def test_a_list_of_numbers_is_read_and_a_range_ends_at_its_end(
+    text: str, counts: list[int]
+) -> None:
+    assert parse_counts(text, "--vcpus") == counts
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ",", "-1", "4-1", "1-8:", "1-8:0", "1-8:x1", "0-8:x2", "1-8:x", "1.5", "1-999999999", "a"],
+)
+def test_a_list_of_numbers_with_a_slip_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_counts(text, "--vcpus")
+    assert (caught.value.option, caught.value.given) == ("--vcpus", text)
