@@ -12,15 +12,18 @@ import ctypes
 import errno
 import math
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Self
 
 from kvmpc import syscalls
 from kvmpc.abi import mman, pagemap
 from kvmpc.config import Work
 from kvmpc.errors import KernelError
+from kvmpc.kernelfs import read_text
 from kvmpc.kvm import Vm
 from kvmpc.placement import ANYWHERE, Placement
 from kvmpc.placing import bind_memory
@@ -222,6 +225,35 @@ class GuestMemory:
                 start += len(piece)
         return bytes(raw[7::8]).translate(_PRESENT_BY_TOP_BYTE)
 
+    def any_resident(self, first_page: int, pages: int) -> bool:
+        """Return whether any page of a range is in memory, the shared zero page included.
+
+        A tenth of the time `present` takes where memory is empty; a page that was swapped out
+        does not show. Source: mincore(2), mm/mincore.c. Raises: KernelError.
+        """
+        return b"\1" in syscalls.mincore(self.hva_of_page(first_page), pages)
+
+    def describe_page(self, page: int) -> str:
+        """Return what the kernel has at a page of guest memory: for the text of an error."""
+        state = "present" if self.present(page, 1) == b"\1" else "missing"
+        return f"page {page} is {state}; its mapping: {self._mapping_of(self.hva_of_page(page))}"
+
+    def _mapping_of(self, hva: int) -> str:
+        """Return the mapping around `hva`: its range, and what says how its pages may come about.
+
+        Source: Documentation/filesystems/proc.rst, "/proc/PID/smaps".
+        """
+        found: list[str] = []
+        for line in (read_text(Path("/proc/self/smaps")) or "").splitlines():
+            if (area := re.match(r"([0-9a-f]+)-([0-9a-f]+) \S+", line)) is not None:
+                if found:
+                    break
+                if int(area[1], 16) <= hva < int(area[2], 16):
+                    found = [area[0]]
+            elif found and line.startswith(_TELLING):
+                found.append(" ".join(line.split()))
+        return ", ".join(found) or "not in /proc/self/smaps"
+
     def pages_per_node(self) -> dict[str, int]:
         """Return how many pages of data memory each NUMA node holds; empty where not told.
 
@@ -242,6 +274,8 @@ class GuestMemory:
             return {}
         return nodes
 
+
+_TELLING = ("Rss:", "AnonHugePages:", "Swap:", "THPeligible:", "VmFlags:")
 
 _PRESENT_BY_TOP_BYTE = bytes(
     int(bool(top & (pagemap.PM_PRESENT | pagemap.PM_SWAP) >> 56)) for top in range(256)

@@ -15,6 +15,7 @@ from typing import Any
 
 from kvmpc.abi import mman, prctl, unistd
 from kvmpc.errors import KernelError
+from kvmpc.units import PAGE_BYTES
 
 __all__ = [
     "Mapping",
@@ -23,6 +24,7 @@ __all__ = [
     "ioctl",
     "madvise",
     "mbind",
+    "mincore",
     "mprotect",
     "open_fd",
     "read_own_memory",
@@ -58,6 +60,7 @@ _mmap = _prototype(
 _munmap = _prototype("munmap", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
 _mprotect = _prototype("mprotect", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _madvise = _prototype("madvise", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_mincore = _prototype("mincore", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 _prctl = _prototype("prctl", ctypes.c_int, ctypes.c_int, *[ctypes.c_ulong] * 4)
 _syscall = _prototype("syscall", ctypes.c_long, ctypes.c_long, *[ctypes.c_long] * 6)
 
@@ -197,6 +200,12 @@ def current_cpu() -> int:
     cpu = ctypes.c_uint32()
     syscall(unistd.SYS_getcpu, ctypes.addressof(cpu), call="getcpu")
     return cpu.value
+def mincore(address: int, pages: int) -> bytes:
+    """Return one byte a page, 1 where it is in memory, as mincore(2) says. Raises: KernelError."""
+    found = (ctypes.c_uint8 * pages)()
+    if _mincore(address, pages * PAGE_BYTES, ctypes.addressof(found)) < 0:
+        raise _failed("mincore")
+    return bytes(found)
 
 
 def set_timer_slack_ns(slack_ns: int) -> None:

@@ -153,7 +153,10 @@ class _Trial:
             try:
                 self._wait_ready()
                 ready_ns = time.monotonic_ns()
-                self._open_gate()
+                self._wait_parked()
+                if self.pager.starts_empty:
+                    verify.verify_absent(self.memory, self.layout, self._check_interrupt)
+                self.crew.open_gate()
                 self._wait_done()
             finally:
                 self._clear_out(stack)
@@ -262,15 +265,14 @@ class _Trial:
         self.crew.start(self.vcpu_workers, self._vcpu_body)
         self._await("ready", len(self.vcpu_workers))
 
-    def _open_gate(self) -> None:
-        """Open the gate once all sleep there: a thread that said ready may yet wait for the GIL."""
+    def _wait_parked(self) -> None:
+        """Wait until all sleep at the gate: a thread that said ready may yet wait for the GIL."""
         deadline = time.monotonic() + self.watchdog_s
         while self.shared.parked < self.work.vcpus:
             self._check_interrupt()
             if time.monotonic() > deadline:
                 raise WatchdogError(self.watchdog_s, self._stuck())
             time.sleep(_PARKED_POLL_S)
-        self.crew.open_gate()
 
     def _wait_done(self) -> None:
         self._await("done", len(self.vcpu_workers))
@@ -327,7 +329,7 @@ class _Trial:
         work, guest = self.work, self.guest
         vcpus = [worker.record for worker in self.vcpu_workers]
         readers = [reader.record for reader in self.supply.readers]
-        verify.verify_guest(guest, self.layout, self.tags)
+        verify.verify_guest(guest, self.memory, self.layout, self.tags)
         verify.verify_presence(self.memory, self.layout, self._check_interrupt)
         if self.pager.fetches:
             verify.verify_installs([*vcpus, *readers], work.expected_pages)

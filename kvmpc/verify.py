@@ -1,12 +1,13 @@
-"""What must hold after a trial for its rate to be believed. Each check raises `VerifyError`.
+"""What must hold for a trial's rate to be believed. Each check raises `VerifyError`.
 
-The guest's own view (tags), the kernel's (pagemap), and the loops' counts must all say that exactly
-the expected pages are there, each installed once.
+Before the gate no page may be there yet. Afterwards the guest's own view (tags), the kernel's
+(pagemap), and the loops' counts must all say that exactly the expected pages are there, each
+installed once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from kvmpc.errors import VerifyError
 from kvmpc.guest import Guest
@@ -15,15 +16,52 @@ from kvmpc.native.records import ResolverRecord
 from kvmpc.source import TagRule
 from kvmpc.units import PAGE_BYTES
 
-__all__ = ["verify_bitmap", "verify_guest", "verify_installs", "verify_presence"]
+__all__ = [
+    "verify_absent",
+    "verify_bitmap",
+    "verify_guest",
+    "verify_installs",
+    "verify_presence",
+]
 
 Check = Callable[[], None]
 
 
-def verify_guest(guest: Guest, layout: Layout, tags: TagRule) -> None:
+def _parts(layout: Layout, check: Check) -> Iterator[int]:
+    """Yield each part's first page.
+
+    `check` is called between parts: a large guest takes seconds, and somebody may want to stop.
+    """
+    for part in range(layout.work.parts):
+        check()
+        yield part * layout.work.pages_per_part
+
+
+def verify_absent(memory: GuestMemory, layout: Layout, check: Check = lambda: None) -> None:
+    """No page is present in this process: whatever supplies them, it has all of them to supply.
+
+    A page that is there too early costs its vCPU no fault, so it would make a pager look better
+    than it is. Raises: VerifyError, OSError, KernelError, what `check` raises.
+    """
+    pages = layout.work.pages_per_part
+    if not any(memory.any_resident(first, pages) for first in _parts(layout, check)):
+        return
+    found, first_found = 0, 0
+    for first in _parts(layout, check):
+        present = memory.present(first, pages)
+        if not found and 1 in present:
+            first_found = first + present.index(1)
+        found += sum(present)
+    raise VerifyError(
+        f"pages were there before the gate that nobody had touched: {found} of "
+        f"{layout.work.total_pages}; {memory.describe_page(first_found)}"
+    )
+
+
+def verify_guest(guest: Guest, memory: GuestMemory, layout: Layout, tags: TagRule) -> None:
     """Every vCPU has touched every page of its order, and found the right tags.
 
-    Names the first wrong page by vCPU and page. Raises: VerifyError.
+    Names the first wrong page by vCPU and page. Raises: VerifyError, OSError.
     """
     for vcpu in range(layout.work.vcpus):
         record = guest.record(vcpu)
@@ -31,30 +69,30 @@ def verify_guest(guest: Guest, layout: Layout, tags: TagRule) -> None:
             raise VerifyError(f"vcpu{vcpu} touched {record.touched} of {record.touches} pages")
         if record.mismatches:
             gpa = record.wrong_gpa
+            page = (gpa - DATA_GPA) // PAGE_BYTES
             raise VerifyError(
                 f"vcpu{vcpu} found a wrong tag in {record.mismatches} of its pages, first in page "
-                f"{(gpa - DATA_GPA) // PAGE_BYTES} (gpa {gpa:#x}): "
+                f"{page} (gpa {gpa:#x}): "
                 f"{record.wrong_first:#018x} and {record.wrong_last:#018x} in its first and last "
-                f"word, not {tags.tag(gpa):#018x} and {tags.last_word(gpa):#018x}"
+                f"word, not {tags.tag(gpa):#018x} and {tags.last_word(gpa):#018x}; "
+                f"{memory.describe_page(page)}"
             )
 
 
 def verify_presence(memory: GuestMemory, layout: Layout, check: Check = lambda: None) -> None:
     """Exactly the touched pages are present in this process.
 
-    `check` is called between parts: a large guest takes seconds, and somebody may want to stop.
     Raises: VerifyError, OSError, what `check` raises.
     """
     pages = layout.work.pages_per_part
-    for part in range(layout.work.parts):
-        check()
-        present = memory.present(part * pages, pages)
+    for first in _parts(layout, check):
+        present = memory.present(first, pages)
         if present == layout.expected_part:
             continue
         wrong = next(page for page in range(pages) if present[page] != layout.expected_part[page])
         state = "present, though nobody touched it" if present[wrong] else "missing"
         raise VerifyError(
-            f"page {part * pages + wrong} is {state}; {sum(present)} pages of part {part} are "
+            f"page {first + wrong} is {state}; {sum(present)} pages of part {first // pages} are "
             f"present, {layout.work.touched_per_part} expected"
         )
 

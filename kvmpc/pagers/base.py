@@ -132,6 +132,11 @@ class Pager:
     """Whether it installs pages itself: then each page must have been installed exactly once."""
 
     @property
+    def starts_empty(self) -> bool:
+        """Whether no page of data memory may be there yet when the gate opens."""
+        return True
+
+    @property
     def spec(self) -> str:
         """The canonical spec: keys in a fixed order, defaults left out."""
         written = [f"{key}={text}" for key, text in self._texts() if text != self.keys[key].default]

@@ -32,6 +32,11 @@ class NonePager(Pager):
     keys: ClassVar[Mapping[str, Key]] = {"host": choice("cold", "populated")}
     fetches: ClassVar[bool] = False
 
+    @property
+    def starts_empty(self) -> bool:
+        """Populated memory is filled before the gate."""
+        return self.host == "cold"
+
     def check(self, work: Work) -> None:
         """Refuse cold reads: the one shared zero page would answer all of them."""
         if self.host == "cold" and work.access == "read":

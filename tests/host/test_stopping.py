@@ -14,6 +14,7 @@ import pytest
 from kvmpc import syscalls
 from kvmpc.errors import Interrupted
 from kvmpc.interrupt import Interrupt
+from kvmpc.memory import GuestMemory
 from kvmpc.native.records import Return
 from kvmpc.pagers import Pager
 from kvmpc.pagers.base import Supply
@@ -117,6 +118,22 @@ def test_a_request_before_the_trial_keeps_it_from_beginning(
     with pytest.raises(Interrupted, match="SIGTERM"):
         run(hooked(spec, on_open=opened.append))
     assert opened == []
+
+
+def test_a_request_while_memory_is_verified_to_be_empty_ends_that(
+    run: Run, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = []
+
+    def look(_: GuestMemory, first_page: int, __: int) -> bool:
+        looked_at.append(first_page)
+        interrupt.signal_name = "SIGINT"
+        return False
+
+    monkeypatch.setattr(GuestMemory, "any_resident", look)
+    with pytest.raises(Interrupted, match="SIGINT"):
+        run("exit")
+    assert looked_at == [0]
 
 
 def test_a_fill_that_begins_after_the_stop_ends_at_once(

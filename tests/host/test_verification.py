@@ -48,6 +48,59 @@ def _install_by_hand(supply: Supply, page: int, content: bytes) -> None:
     syscalls.ioctl(supply._shares.fds[0], uffd_abi.UFFDIO_COPY, request, call="UFFDIO_COPY")
 
 
+def _install_early(supply: Supply, page: int) -> None:
+    if hasattr(supply, "_shares"):
+        _install_by_hand(supply, page, _page_bytes(supply.scene, page))
+    else:
+        syscalls.write_own_memory(supply.scene.memory.hva_of_page(page), b"x")
+
+
+@pytest.mark.parametrize("spec", ["none", "uffd", "exit", "exit,uffds=per-vcpu"])
+@pytest.mark.parametrize("pages", [(0,), (68,), (30, 45, 46)])
+def test_a_page_that_is_there_before_the_gate_is_noticed(
+    run: Run, hooked: Hooked, spec: str, pages: tuple[int, ...]
+) -> None:
+    def install(supply: Supply, vcpu: int) -> None:
+        if vcpu == 1:
+            for page in pages:
+                _install_early(supply, page)
+
+    error = _failed(run(hooked(spec, before_ready=install)))
+    found = f"pages were there before the gate that nobody had touched: {len(pages)} of 69; "
+    assert error.startswith(f"{found}page {pages[0]} is present; its mapping: ")
+    assert "Rss: " in error
+    assert "VmFlags: " in error
+
+
+def test_the_shared_zero_page_is_there_too(run: Run, hooked: Hooked) -> None:
+    def read(supply: Supply, vcpu: int) -> None:
+        if vcpu == 2:
+            syscalls.read_own_memory(supply.scene.memory.hva_of_page(46), 1)
+
+    error = _failed(run(hooked("none", before_ready=read)))
+    assert "nobody had touched: 1 of 69; page 46 is present; " in error
+
+
+@pytest.fixture
+def at_the_gate(
+    hooked: Hooked, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, Callable[[Supply], None]], Pager]:
+    """Do something once it is verified that no page is there, before the gate opens."""
+
+    def at_the_gate(spec: str, change: Callable[[Supply], None]) -> Pager:
+        supplies: list[Supply] = []
+        check = verify.verify_absent
+
+        def check_then_change(*arguments: Any) -> None:
+            check(*arguments)
+            change(supplies[-1])
+
+        monkeypatch.setattr(verify, "verify_absent", check_then_change)
+        return hooked(spec, on_supply=supplies.append)
+
+    return at_the_gate
+
+
 @pytest.mark.parametrize("byte", [0, PAGE_BYTES - 1])
 def test_one_wrong_bit_in_either_tag_names_the_vcpu_and_the_page(
     run: Run, hooked: Hooked, byte: int
@@ -62,6 +115,8 @@ def test_one_wrong_bit_in_either_tag_names_the_vcpu_and_the_page(
     named = "vcpu1 found a wrong tag in 1 of its pages, first in page 30 (gpa 0x10001e000)"
     assert error.startswith(named)
     assert "in its first and last word" in error
+    assert "; page 30 is present; its mapping: " in error
+    assert "VmFlags: " in error
 
 
 @pytest.mark.parametrize("spec", ["uffd", "exit", "exit,uffds=per-vcpu"])
@@ -85,27 +140,23 @@ def test_a_resolver_that_brings_wrong_pages_is_found_out(
 
 @pytest.mark.parametrize("spec", ["uffd", "exit"])
 def test_a_page_left_over_from_another_trial_does_not_pass(
-    run: Run, hooked: Hooked, spec: str
+    run: Run, hooked: Hooked, at_the_gate: Callable[..., Pager], spec: str
 ) -> None:
     other: list[bytes] = []
     run(hooked(spec, on_supply=lambda supply: other.append(_page_bytes(supply.scene, 5))))
-    error = _failed(
-        run(
-            hooked(spec, on_supply=lambda supply: _install_by_hand(supply, 5, other[0])),
-            round_number=2,
-        )
-    )
+    pager = at_the_gate(spec, lambda supply: _install_by_hand(supply, 5, other[0]))
+    error = _failed(run(pager, round_number=2))
     assert error.startswith("vcpu0 found a wrong tag in 1 of its pages, first in page 5 ")
 
 
 @pytest.mark.parametrize("spec", ["uffd", "exit"])
 def test_a_right_page_that_no_loop_installed_is_noticed(
-    run: Run, hooked: Hooked, spec: str
+    run: Run, at_the_gate: Callable[..., Pager], spec: str
 ) -> None:
     def install(supply: Supply) -> None:
         _install_by_hand(supply, 11, _page_bytes(supply.scene, 11))
 
-    error = _failed(run(hooked(spec, on_supply=install)))
+    error = _failed(run(at_the_gate(spec, install)))
     assert error == "68 pages were installed and 0 found present already, 69 expected"
 
 
@@ -125,15 +176,16 @@ def test_an_install_counted_twice_is_noticed(run: Run, hooked: Hooked) -> None:
 
 
 @pytest.mark.parametrize("touch_pages", [23, 512, 997])
-def test_an_extra_page_is_noticed(run: Run, hooked: Hooked, touch_pages: int) -> None:
+def test_an_extra_page_is_noticed(
+    run: Run, at_the_gate: Callable[..., Pager], touch_pages: int
+) -> None:
     pages = 2048
 
-    def touch_more(supply: Supply, vcpu: int) -> None:
-        if vcpu == 2:
-            page = 2 * pages + supply.scene.layout.expected_part.rindex(0)
-            syscalls.write_own_memory(supply.scene.memory.hva_of_page(page), b"x")
+    def touch_more(supply: Supply) -> None:
+        page = 2 * pages + supply.scene.layout.expected_part.rindex(0)
+        syscalls.write_own_memory(supply.scene.memory.hva_of_page(page), b"x")
 
-    pager = hooked("none", before_ready=touch_more)
+    pager = at_the_gate("none", touch_more)
     error = _failed(run(pager, pages=pages, touch_pages=touch_pages))
     assert "is present, though nobody touched it" in error
     assert error.endswith(

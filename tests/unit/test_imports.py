@@ -42,7 +42,7 @@ ONLY = {
     "errors": set(),
     "units": {"errors"},
     "abi": {"abi"},
-    "syscalls": {"abi", "errors"},
+    "syscalls": {"abi", "errors", "units"},
     "source": {"errors", "units"},
     "guest": {"abi", "config", "errors", "kvm", "memory", "native", "source", "units"},
     "native": {"abi", "errors", "native", "syscalls", "units"},

@@ -194,11 +194,16 @@ def test_memory_is_aligned_and_presence_is_read_without_touching_it() -> None:
     with GuestMemory(16 * PAGE_BYTES, 997 * PAGE_BYTES) as memory:
         assert memory.data_hva % (2 * MIB) == 0
         assert memory.present(0, 997) == bytes(997)
+        assert not memory.any_resident(0, 997)
         for page in (0, 22, 996):
             syscalls.write_own_memory(memory.hva_of_page(page) + 8, b"x")
         present = memory.present(0, 997)
         assert [page for page in range(997) if present[page]] == [0, 22, 996]
         assert memory.present(20, 5) == present[20:25]
+        assert memory.any_resident(20, 5)
+        assert not memory.any_resident(23, 973)
+        assert memory.describe_page(22).startswith("page 22 is present; its mapping: ")
+        assert "Rss: 12 kB" in memory.describe_page(23)
         assert sum(memory.pages_per_node().values()) in (0, 3)
 
 
