@@ -143,8 +143,10 @@ class GuestMemory:
         self.data_bytes = data_bytes
         self._low = syscalls.Mapping.anonymous(low_bytes, populate=True, what="guest tables")
         try:
-            # Without access at first, and with such a margin on both sides for good: until it is
-            # advised against huge pages below, none can come to reach into it from next door.
+            # Without access until it is advised against huge pages below, and with such a margin on
+            # both sides for good. Accessible, it would be one mapping with the populated one next
+            # door, and khugepaged may make any 2 MiB of that huge, the end of this included: its
+            # pages would then be there, as zeros (seen; tests/lab/guest_scripts/huge_pages.py).
             self._data = syscalls.Mapping(
                 data_bytes + 4 * MIB,
                 prot=mman.PROT_NONE,

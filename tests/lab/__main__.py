@@ -92,6 +92,10 @@ def _report(name: str, modules: Path | None, mmu: str, json_path: Path | None) -
         if "error" in stop:
             bad = True
             click.echo(f"FAILED: stop of {stop['kind']}: {stop['error']}\n{stop['stderr']}")
+    huge = record["huge_pages"]
+    if "error" in huge or any(huge.get("pages_found", ())):
+        bad = True
+        click.echo(f"FAILED: huge pages in guest memory: {huge}")
     if record["host_tests"]["exit_code"]:
         bad = True
         click.echo(record["host_tests"]["stdout"])

@@ -114,6 +114,7 @@ def jobs(*, host_tests: bool = True) -> list[Job]:
             files=("/out/compare.json",)),
         *(cell.job for cell in CELLS),
         *(Job(f"stop {kind}", (_PYTHON, "/lab/scripts/stop.py", kind), 120) for kind in STOPS),
+        Job("huge pages", (_PYTHON, "/lab/scripts/huge_pages.py"), 120),
     ]  # fmt: skip
     if host_tests:
         pytest = (_PYTHON, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider")
@@ -175,6 +176,10 @@ def judge(kernel: Kernel, mmu: str, boot: Boot) -> dict[str, Any]:
             except ValueError:
                 found = {"error": report["stderr"].strip()[-600:]}
             stops.append({"kind": kind, **found})
+    try:
+        huge_pages = json.loads(reports["huge pages"]["stdout"])
+    except ValueError:
+        huge_pages = {"error": reports["huge pages"]["stderr"].strip()[-600:]}
     host = reports.get("host tests")
     return {
         "kernel": kernel.name,
@@ -194,6 +199,7 @@ def judge(kernel: Kernel, mmu: str, boot: Boot) -> dict[str, Any]:
             if cell.job.name in reports
         ],
         "stops": stops,
+        "huge_pages": huge_pages,
         "host_tests": host
         and {
             "exit_code": host["exit_code"],

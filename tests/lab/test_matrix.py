@@ -107,6 +107,11 @@ def test_vcpus_leave_within_two_seconds_of_a_stop(machine: dict[str, Any], kind:
         assert "stopped by SIGINT" in stop["stderr"]
 
 
+def test_no_huge_page_gets_into_guest_memory(machine: dict[str, Any]) -> None:
+    assert "error" not in machine["huge_pages"], machine["huge_pages"]
+    assert machine["huge_pages"]["pages_found"] == [0, 0, 0, 0]
+
+
 def test_the_tests_of_real_kvm_pass_inside(machine: dict[str, Any]) -> None:
     assert machine["host_tests"]["exit_code"] == 0, machine["host_tests"]["stdout"]
 

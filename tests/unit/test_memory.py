@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import math
+import re
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -205,6 +207,22 @@ def test_memory_is_aligned_and_presence_is_read_without_touching_it() -> None:
         assert memory.describe_page(22).startswith("page 22 is present; its mapping: ")
         assert "Rss: 12 kB" in memory.describe_page(23)
         assert sum(memory.pages_per_node().values()) in (0, 3)
+
+
+@pytest.mark.parametrize("pages", [1, 23, 511, 512, 513, 3680])
+def test_nothing_accessible_shares_a_huge_page_with_guest_memory(pages: int) -> None:
+    with GuestMemory(165 * PAGE_BYTES, pages * PAGE_BYTES) as memory:
+        start, end = memory.data_hva, memory.hva_of_page(pages)
+        huge_end = -(-end // (2 * MIB)) * (2 * MIB)
+        areas = [
+            (int(low, 16), int(high, 16), access)
+            for low, high, access in re.findall(
+                r"^([0-9a-f]+)-([0-9a-f]+) (\S+)", Path("/proc/self/maps").read_text(), re.M
+            )
+        ]
+        there = [area for area in areas if area[0] < huge_end and area[1] > start]
+        assert there[0] == (start, end, "rw-p")
+        assert [access for _, _, access in there[1:]] == ["---p"] * (end < huge_end)
 
 
 def test_a_terabyte_of_memory_is_mapped_without_taking_any() -> None:
