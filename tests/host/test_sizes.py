@@ -9,7 +9,7 @@ import pytest
 from kvmpc.results import TrialResult
 from kvmpc.units import GIB, PAGE_BYTES
 
-pytestmark = pytest.mark.kvm
+pytestmark = [pytest.mark.kvm, pytest.mark.large]
 
 PART_PAGES = 4 * GIB // PAGE_BYTES
 

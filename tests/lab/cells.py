@@ -48,7 +48,8 @@ PAGERS = (
 
 STOPS = ("silent-reader", "running-uffd", "running-exit", "watchdog")
 
-HOST_TESTS = ("tests/host/test_faults.py", "tests/host/test_verification.py")
+HOST_TESTS = ("tests/host", "-m", "not large")
+"""What pytest runs inside: all tests of the host but those for which emulation is too slow."""
 
 _PYTHON = "/py/bin/python3"
 _CELL_JSON = "/out/cell.json"
