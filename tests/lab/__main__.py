@@ -43,7 +43,7 @@ def main(
     """Boot a kernel under QEMU's software emulation, and run kvmpc's matrix in it.
 
     Exit codes: 0 every cell verified, 1 one did not, 2 usage, 3 QEMU or the kernel is missing,
-    4 the machine broke or hung.
+    4 the machine broke, hung, or has no KVM that works.
     """
     if context.invoked_subcommand is not None:
         return
@@ -66,9 +66,14 @@ def _report(name: str, modules: Path | None, mmu: str, json_path: Path | None) -
     jobs = cells.jobs()
     click.echo(f"{kernel.name}: {len(jobs)} jobs, {cells.MMU_TITLES[mmu]}", err=True)
 
-    def on_report(job: str, report: dict[str, Any]) -> None:
+    def on_report(job: str, report: dict[str, Any]) -> str | None:
         code = "timed out" if report["timed_out"] else f"exit code {report['exit_code']}"
         click.echo(f"{job}: {code}, {report['seconds']} s", err=True)
+        if job == "probe" and not cells.pagers_that_run(report):
+            # Every other job would only say so again.
+            hint = "" if kernel.modules else "\nWithout --modules, KVM has to be built in."
+            return f"no pager runs on this kernel:\n{report['stderr'].strip()}{hint}"
+        return None
 
     boot = Machine(kernel, cells.MMUS[mmu]).run(jobs, on_report)
     record = cells.judge(kernel, mmu, boot)

@@ -165,6 +165,15 @@ def _cell_record(
     return record
 
 
+def pagers_that_run(report: Mapping[str, Any]) -> list[str]:
+    """Return the checks of `kvmpc probe` in which a pager supplied pages."""
+    try:
+        checks = json.loads(report["stdout"])
+    except ValueError:
+        return []
+    return [c["name"] for c in checks if "trial" in c["name"] and c["status"] == "yes"]
+
+
 def judge(kernel: Kernel, mmu: str, boot: Boot) -> dict[str, Any]:
     """Return the record of one boot for the lab's JSON."""
     reports = boot.reports

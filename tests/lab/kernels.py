@@ -197,4 +197,12 @@ def given_kernel(image: Path, modules: Path | None) -> Kernel:
                 f"no kvm.ko below {modules}: make modules_install INSTALL_MOD_PATH=DIR "
                 "(leave --modules out where KVM is built in)"
             )
-    return Kernel(release, release, image, modules)
+    kernel = Kernel(release, release, image, modules)
+    # Source: include/linux/vermagic.h, VERMAGIC_STRING: begins with the release.
+    built_for = re.search(rb"\0vermagic=(\S+)", kernel.module("kvm") or b"")
+    if built_for and built_for[1].decode() != release:
+        raise Unavailable(
+            f"kvm.ko below {modules} is of {built_for[1].decode()}, but {image} is {release}: "
+            "make modules_install INSTALL_MOD_PATH=DIR for this build"
+        )
+    return kernel

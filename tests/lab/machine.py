@@ -41,6 +41,9 @@ _COMPLAINTS = (
 )  # fmt: skip
 
 
+OnReport = Callable[[str, dict[str, Any]], str | None]
+
+
 class LabError(Exception):
     """The machine did not boot, hung or broke; the text ends with the console's tail."""
 
@@ -111,13 +114,13 @@ class Machine:
     def run(
         self,
         jobs: list[Job],
-        on_report: Callable[[str, dict[str, Any]], None] = lambda *_: None,
+        on_report: OnReport = lambda *_: None,
         stop: threading.Event | None = None,
     ) -> Boot:
         """Boot, run `jobs` in order, power off.
 
-        on_report: called with a job's name and report as each ends. stop: ends it when set.
-        Raises: LabError, Unavailable.
+        on_report: called with a job's name and report as each ends; returns the reason to go no
+        further, if there is one. stop: ends it when set. Raises: LabError, Unavailable.
         """
         with tempfile.TemporaryDirectory(prefix="kvmpc-lab-") as name:
             folder = Path(name)
@@ -209,7 +212,7 @@ class _Watch:
     def follow(
         self,
         jobs: list[Job],
-        on_report: Callable[[str, dict[str, Any]], None],
+        on_report: OnReport,
         stop: threading.Event,
     ) -> Boot:
         """Return what came back once the machine has powered off. Raises: LabError."""
@@ -233,7 +236,9 @@ class _Watch:
                 elif "job" in message:
                     self.boot.reports[message["job"]] = message
                     deadline = time.monotonic() + _GRACE_S
-                    on_report(message["job"], message)
+                    reason = on_report(message["job"], message)
+                    if reason:
+                        raise self._error(reason)
                 else:
                     finished, waiting_for = True, "the machine to power off"
                     deadline = time.monotonic() + _GRACE_S

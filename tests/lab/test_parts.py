@@ -96,6 +96,31 @@ def test_modules_are_loaded_after_what_they_depend_on(tmp_path: Path) -> None:
     assert order[-1] == "kvm_amd"
 
 
+@pytest.mark.parametrize("suffix", [".ko", ".ko.gz", ".ko.xz", ".ko.zst"])
+def test_modules_are_read_however_they_are_compressed(tmp_path: Path, suffix: str) -> None:
+    content = b"\x7fELF\0vermagic=6.19.0 SMP preempt\0depends=\0" + bytes(997)
+    folder = tmp_path / "kernel"
+    folder.mkdir()
+    plain = folder / "kvm.ko"
+    plain.write_bytes(content)
+    tool = {".ko.gz": "gzip", ".ko.xz": "xz", ".ko.zst": "zstd"}.get(suffix)
+    if tool:
+        if shutil.which(tool) is None:
+            pytest.skip(f"no {tool} here")
+        command = [tool, *(("--rm",) if tool == "zstd" else ()), "-q", str(plain)]
+        subprocess.run(command, check=True, timeout=30)
+    assert [path.name for path in folder.iterdir()] == [f"kvm{suffix}"]
+    kernel = kernels.given_kernel(_bzimage(tmp_path / "bzImage", b"6.19.0\0"), tmp_path)
+    assert kernel.module("kvm") == content
+
+
+def test_modules_of_another_build_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "kvm.ko").write_bytes(b"\x7fELF\0vermagic=6.19.0-rc1 SMP\0depends=\0")
+    image = _bzimage(tmp_path / "bzImage", b"6.19.0-rc2\0")
+    with pytest.raises(Unavailable, match=r"kvm\.ko below .* is of 6\.19\.0-rc1, .* 6\.19\.0-rc2"):
+        kernels.given_kernel(image, tmp_path)
+
+
 def test_the_newest_package_is_taken_by_number_not_by_letter(monkeypatch: Any) -> None:
     answers = {
         "pkgnames": "linux-image-6.12.9+deb13-cloud-amd64\nlinux-image-6.12.100+deb13-cloud-amd64\n"
@@ -167,6 +192,28 @@ def test_a_machine_that_dies_early_is_told_from_one_that_ends(
     _fake_qemu(tmp_path, _WRITE + 'write(0, "Kernel panic - not syncing\\n")\n')
     with pytest.raises(LabError, match=r"(?s)ended before userland.*Kernel panic"):
         fake_machine.run([_JOB])
+
+
+def test_a_report_may_be_a_reason_to_go_no_further(fake_machine: Machine, tmp_path: Path) -> None:
+    script = (
+        'write(1, \'{"booted": {}, "absent_probes": {}}\\n{"job": "cell 1-uffd"}\\n\')\n'
+        'write(0, "lab: insmod kvm failed\\n")\ntime.sleep(600)\n'
+    )
+    _fake_qemu(tmp_path, _WRITE + script)
+    with pytest.raises(LabError, match=r"(?s)cell 1-uffd says no.*insmod kvm failed"):
+        fake_machine.run([_JOB], lambda job, _: f"{job} says no")
+    assert _gone(tmp_path)
+
+
+def test_pagers_that_run_are_those_whose_trial_did() -> None:
+    checks = [
+        {"name": "/dev/kvm", "status": "yes"},
+        {"name": "trial of none", "status": "yes"},
+        {"name": "trial of uffd", "status": "no"},
+    ]
+    assert cells.pagers_that_run({"stdout": json.dumps(checks)}) == ["trial of none"]
+    assert cells.pagers_that_run({"stdout": json.dumps(checks[:1])}) == []
+    assert cells.pagers_that_run({"stdout": "Traceback"}) == []
 
 
 def test_a_stopped_lab_leaves_no_machine_behind(fake_machine: Machine, tmp_path: Path) -> None:
