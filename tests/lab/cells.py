@@ -120,7 +120,7 @@ def jobs(*, host_tests: bool = True) -> list[Job]:
     if host_tests:
         pytest = (_PYTHON, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider")
         found.append(
-            Job("host tests", (*pytest, *HOST_TESTS), 600, cwd="/lab/checkout",
+            Job("host tests", (*pytest, *HOST_TESTS), 900, cwd="/lab/checkout",
                 env={"KVMPC_REQUIRE_KVM": "1"})
         )  # fmt: skip
     return found
