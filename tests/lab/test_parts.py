@@ -280,7 +280,7 @@ def test_the_table_shows_failures_and_what_is_missing(tmp_path: Path) -> None:
         "mmu": "tdp",
         "cells": [_cell(), _cell(status="failed")],
         "stops": [{"kind": "watchdog", "error": "the vCPUs do not leave"}],
-        "host_tests": {"summary": "1 failed, 79 passed in 17.38s"},
+        "host_tests": {"summary": "1 failed, 79 passed, 23 deselected in 17.38s"},
     }
     lab = {"schema": "kvmpc-lab", "date": "2026-11-23", "qemu": "7.2.22", "kvmpc": "0.1.0"}
     (tmp_path / "lab.json").write_text(json.dumps({**lab, "boots": [boot]}))
