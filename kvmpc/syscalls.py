@@ -200,6 +200,8 @@ def current_cpu() -> int:
     cpu = ctypes.c_uint32()
     syscall(unistd.SYS_getcpu, ctypes.addressof(cpu), call="getcpu")
     return cpu.value
+
+
 def mincore(address: int, pages: int) -> bytes:
     """Return one byte a page, 1 where it is in memory, as mincore(2) says. Raises: KernelError."""
     found = (ctypes.c_uint8 * pages)()
