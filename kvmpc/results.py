@@ -19,7 +19,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -79,6 +79,8 @@ class TrialResult:
     per_reader: raw lists by name, one entry per reader thread.
     pages_per_node: pages by NUMA node, afterwards.
     warnings: what tilts this trial's numbers.
+    kvm_stats: what KVM's own counters grew by, those of the VM and the sum of its vCPUs', named as
+        the kernel names them; empty where it has none.
     """
 
     pager: str
@@ -102,6 +104,7 @@ class TrialResult:
     pages_per_node: Mapping[str, int]
     warnings: tuple[Caution, ...]
     point: int = 0
+    kvm_stats: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.status not in (OK, FAILED):
@@ -436,7 +439,11 @@ def _mapping_reader(read: _Reader) -> _Reader:
 def _record_reader(record: type) -> _Reader:
     hints = typing.get_type_hints(record)
     readers = {field.name: _reader(hints[field.name]) for field in fields(record)}
-    optional = {field.name for field in fields(record) if field.default is not MISSING}
+    optional = {
+        field.name
+        for field in fields(record)
+        if field.default is not MISSING or field.default_factory is not MISSING
+    }
 
     def read_record(value: object) -> Any:
         if not isinstance(value, dict):

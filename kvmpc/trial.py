@@ -28,6 +28,7 @@ from kvmpc.failures import describe_exit, error_of, failure_of
 from kvmpc.guest import DONE_PORT, READY_PORT, TRAP_PORT, Guest, plan_guest
 from kvmpc.interrupt import NEVER, Interrupt
 from kvmpc.kvm import Kvm, Vcpu
+from kvmpc.kvmstats import TrialStats
 from kvmpc.memory import GuestMemory, Layout, MissingBitmap
 from kvmpc.native.records import (
     RecordArray,
@@ -156,6 +157,7 @@ class _Trial:
                 self._wait_parked()
                 if self.pager.starts_empty:
                     verify.verify_absent(self.memory, self.layout, self._check_interrupt)
+                self.stats.begin()
                 self.crew.open_gate()
                 self._wait_done()
             finally:
@@ -216,6 +218,7 @@ class _Trial:
             for reader, seat in zip(readers, self.place.seat_readers(len(readers)), strict=True)
         ]
         self.guest_tsc_khz = self.vcpu_workers[0].vcpu.tsc_khz()
+        self.stats = TrialStats(self.kvm, vm)
 
     # What the threads do.
 
@@ -276,6 +279,7 @@ class _Trial:
 
     def _wait_done(self) -> None:
         self._await("done", len(self.vcpu_workers))
+        self.stats.end()
         stuck = self.crew.stop(self.reader_workers, lambda: None)
         if stuck:
             raise StuckError(stuck)
@@ -373,7 +377,9 @@ class _Trial:
                     tsc_khz_seen=seen_khz,
                 ),
                 *self.place.cautions(pages_per_node),
+                *self.stats.cautions(self.counts, ring=self.ring),
             ),
+            kvm_stats=self.stats.deltas,
         )
 
     def _verified(self) -> str:

@@ -66,6 +66,8 @@ __all__ = [
     "KVM_SET_SREGS",
     "KVM_SET_USER_MEMORY_REGION",
     "KVM_SET_USER_MEMORY_REGION2",
+    "KVM_STATS_TYPE_CUMULATIVE",
+    "KVM_STATS_TYPE_MASK",
     "SYNC_REGS_SIZE_BYTES",
     "kvm_device_attr",
     "kvm_run",
@@ -220,6 +222,9 @@ class kvm_device_attr(ctypes.Structure):
 
 
 # binary statistics, read from a KVM_GET_STATS_FD
+
+KVM_STATS_TYPE_MASK = 0xF
+KVM_STATS_TYPE_CUMULATIVE = 0
 
 
 class kvm_stats_header(ctypes.Structure):

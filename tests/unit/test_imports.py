@@ -16,7 +16,7 @@ LAYERS = (
     ("errors", "units", "abi", "cautions"),
     ("syscalls", "config", "source", "interrupt", "kernelfs", "placement"),
     ("kvm", "uffd", "memory", "headroom", "tilts", "latency", "placing"),
-    ("native", "guest", "host"),
+    ("native", "guest", "host", "kvmstats"),
     ("pagers", "crew", "verify", "results", "resultfile", "stats", "report"),
     ("tally", "limits", "failures"),
     ("trial",),
@@ -44,6 +44,7 @@ ONLY = {
     "abi": {"abi"},
     "syscalls": {"abi", "errors", "units"},
     "source": {"errors", "units"},
+    "kvmstats": {"abi", "cautions", "errors", "kvm"},
     "guest": {"abi", "config", "errors", "kvm", "memory", "native", "source", "units"},
     "native": {"abi", "errors", "native", "syscalls", "units"},
 }
