@@ -23,7 +23,15 @@ from kvmpc.native.records import (
 )
 from kvmpc.units import GIB, MIB, PAGE_BYTES
 
-__all__ = ["MAX_SKEW_SHARE", "counts", "cycles_per_ns", "histogram", "metrics", "warnings"]
+__all__ = [
+    "MAX_SKEW_SHARE",
+    "counts",
+    "cycles_per_ns",
+    "histogram",
+    "metrics",
+    "switches",
+    "warnings",
+]
 
 MAX_SKEW_SHARE = 0.01
 _MAX_RETURNS_SHARE = 0.001
@@ -50,7 +58,22 @@ def counts(vcpus: Sequence[VcpuRecord], readers: Sequence[ReaderRecord]) -> dict
     if readers:
         found |= {n: sum(getattr(r, n) for r in readers) for n in _counted(READER_FIELDS)}
     found["returns"] = max(0, found["returns"] - len(both))
+    for role, records in (("vcpus", vcpus), ("readers", readers)):
+        if records:
+            voluntary, involuntary = zip(*map(switches, records), strict=True)
+            found[f"switches_voluntary_{role}"] = sum(voluntary)
+            found[f"switches_involuntary_{role}"] = sum(involuntary)
     return found
+
+
+def switches(record: ResolverRecord) -> tuple[int, int]:
+    """Return how often a thread was switched from, because it slept and because it had to make way.
+
+    The sleep at the gate aside. Both are 0 for a thread that did not come to its end.
+    """
+    start, end = record.usage_start, record.usage_end
+    voluntary = end.ru_nvcsw - start.ru_nvcsw - record.gate_sleeps
+    return max(0, voluntary), max(0, end.ru_nivcsw - start.ru_nivcsw)
 
 
 def histogram(guest: Guest, work: Work) -> tuple[tuple[int, int, int], ...]:

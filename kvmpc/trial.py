@@ -408,4 +408,6 @@ def _per_thread(records: Sequence[ResolverRecord], gate_ns: int) -> dict[str, tu
         "end_ns": tuple(record.end_ns - gate_ns for record in records),
         "cpu_ns": tuple(record.cpu_end_ns - record.cpu_start_ns for record in records),
         "installs": tuple(record.installs for record in records),
+        "switches_voluntary": tuple(tally.switches(record)[0] for record in records),
+        "switches_involuntary": tuple(tally.switches(record)[1] for record in records),
     }

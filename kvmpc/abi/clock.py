@@ -3,7 +3,7 @@
 import ctypes
 from ctypes import c_int64 as s64
 
-__all__ = ["CLOCK_MONOTONIC", "CLOCK_THREAD_CPUTIME_ID", "TIMER_ABSTIME", "timespec"]
+__all__ = ["CLOCK_MONOTONIC", "CLOCK_THREAD_CPUTIME_ID", "TIMER_ABSTIME", "timespec", "timeval"]
 
 CLOCK_MONOTONIC = 1
 CLOCK_THREAD_CPUTIME_ID = 3
@@ -12,3 +12,7 @@ TIMER_ABSTIME = 0x01
 
 class timespec(ctypes.Structure):
     _fields_ = (("tv_sec", s64), ("tv_nsec", s64))
+
+
+class timeval(ctypes.Structure):
+    _fields_ = (("tv_sec", s64), ("tv_usec", s64))

@@ -12,6 +12,7 @@ __all__ = [
     "SYS_epoll_pwait2",
     "SYS_futex",
     "SYS_getcpu",
+    "SYS_getrusage",
     "SYS_gettid",
     "SYS_ioctl",
     "SYS_mbind",
@@ -25,6 +26,7 @@ __all__ = [
 
 SYS_read = 0
 SYS_ioctl = 16
+SYS_getrusage = 98
 SYS_gettid = 186
 SYS_futex = 202
 SYS_clock_gettime = 228

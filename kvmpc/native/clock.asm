@@ -33,6 +33,29 @@ read_cycles:
     or rax, rdx
     ret
 
+; read_usage: rsi = struct rusage to fill for this thread -> eax = RETURN_OK or RETURN_FAILED
+read_usage:
+    mov edi, RUSAGE_THREAD
+    mov eax, SYS_GETRUSAGE
+    SYSCALL
+    test eax, eax
+    jnz .failed
+    ret
+.failed:
+    mov ecx, CALL_GETRUSAGE
+    jmp failed
+
+; usage_start: -> eax = RETURN_OK or RETURN_FAILED. Before the gate, so that no time is spent on it
+; behind it; what the sleep at the gate adds is counted (gate_sleeps). Only the first time, too.
+usage_start:
+    xor eax, eax
+    cmp qword ptr [rbx + resolver.start_ns], 0
+    jne .done
+    lea rsi, [rbx + resolver.usage_start]
+    call read_usage
+.done:
+    ret
+
 ; stamp_start: the loop begins. Stamps only the first time: a thread comes back after a rare path.
 stamp_start:
     cmp qword ptr [rbx + resolver.start_ns], 0
@@ -70,6 +93,10 @@ stamp_end:
     test eax, eax
     jnz .failed
     mov [rbx + resolver.cpu_end_ns], rdx
+    lea rsi, [rbx + resolver.usage_end]
+    call read_usage
+    test eax, eax
+    jnz .failed
     pop rax
     ret
 .failed:

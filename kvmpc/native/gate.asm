@@ -42,11 +42,13 @@ wait_gate:
     mov eax, SYS_FUTEX
     SYSCALL
     test eax, eax
-    jz .look
+    jz .slept
     cmp eax, -EAGAIN                        ; opened meanwhile
     je .look
     cmp eax, -EINTR
     jne .failed
+.slept:
+    inc qword ptr [rbx + resolver.gate_sleeps]
 .look:
     cmp dword ptr [rdi], 0
     je .sleep

@@ -5,6 +5,9 @@
 
 ; reader_loop: rbx = reader record -> eax = RETURN_*
 reader_loop:
+    call usage_start
+    test eax, eax
+    jnz .leave
     call stamp_start
     test eax, eax
     jnz .leave

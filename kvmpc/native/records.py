@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Generic, NamedTuple, Self, TypeVar
 
 from kvmpc import syscalls
-from kvmpc.abi import clock, epoll, futex, kvm, kvm_x86, poll, unistd, userfaultfd
+from kvmpc.abi import clock, epoll, futex, kvm, kvm_x86, poll, resource, unistd, userfaultfd
 from kvmpc.native.assembler import Field, Symbols
 from kvmpc.units import PAGE_BYTES
 
@@ -91,13 +91,14 @@ class Call(enum.IntEnum):
     FUTEX = 7
     CLOCK_GETTIME = 8
     CLOCK_NANOSLEEP = 9
+    GETRUSAGE = 10
 
 
 class FieldSpec(NamedTuple):
     """One field of a record. `unit` is what a number in it counts; `use` is in, out or scratch."""
 
     name: str
-    ctype: type[ctypes._SimpleCData[int]]
+    ctype: type[ctypes._SimpleCData[int]] | type[ctypes.Structure]
     unit: str
     use: str
     meaning: str
@@ -183,6 +184,9 @@ RESOLVER_FIELDS = (
     F("waits_empty", u64, "calls", "out", "returns from these that found it still missing"),
     F("interrupts", u64, "calls", "out", "EINTR seen"),
     F("returns", u64, "calls", "out", "returns to Python after the gate, the last one included"),
+    F("gate_sleeps", u64, "sleeps", "out", "context switches of sleeping at the gate"),
+    F("usage_start", resource.rusage, "rusage", "out", "this thread's, before the gate"),
+    F("usage_end", resource.rusage, "rusage", "out", "this thread's, after end_ns"),
 )
 
 VCPU_FIELDS = (
@@ -242,7 +246,7 @@ FILL_FIELDS = (
 
 def ctypes_fields(
     fields: Iterable[FieldSpec],
-) -> list[tuple[str, type[ctypes._SimpleCData[int]]]]:
+) -> list[tuple[str, type[ctypes._SimpleCData[int]] | type[ctypes.Structure]]]:
     """Return `fields` as ctypes wants them."""
     return [(field.name, field.ctype) for field in fields]
 
@@ -357,7 +361,7 @@ def host_symbols() -> Symbols:
     constants = {name: number for number, name in errno.errorcode.items()}
     constants |= {f"RETURN_{code.name}": int(code) for code in Return}
     constants |= {f"CALL_{call.name}": int(call) for call in Call}
-    for module in (clock, epoll, futex, kvm, kvm_x86, poll, unistd, userfaultfd):
+    for module in (clock, epoll, futex, kvm, kvm_x86, poll, resource, unistd, userfaultfd):
         for name in module.__all__:
             value = getattr(module, name)
             if isinstance(value, int):

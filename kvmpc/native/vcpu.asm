@@ -3,6 +3,9 @@
 
 ; gated_vcpu_loop: rbx = vcpu record -> eax = RETURN_*. Waits for the gate, stamps, runs, stamps.
 gated_vcpu_loop:
+    call usage_start
+    test eax, eax
+    jnz .leave
     call wait_gate
     test eax, eax
     jnz .leave

@@ -48,6 +48,7 @@ HEADERS = {
     "pagemap": None,  # PM_* are in no uapi header
     "poll": "linux/poll.h",
     "prctl": "linux/prctl.h",
+    "resource": "linux/resource.h",
     "unistd": "sys/syscall.h",
     "userfaultfd": "linux/userfaultfd.h",
 }

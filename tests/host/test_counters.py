@@ -1,4 +1,4 @@
-"""KVM's own counters in a trial's result, and how they stand to kvmpc's."""
+"""Context switches and KVM's own counters in a trial's result, and how they stand to ours."""
 
 from __future__ import annotations
 
@@ -21,13 +21,29 @@ Run = Callable[..., TrialResult]
 PAGERS = ("none", "none,host=populated", "uffd", "uffd,readers=2", "exit", "exit,uffds=per-vcpu")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def offered(kvm: Kvm) -> None:
     """Skip where KVM has no binary statistics."""
     if not kvm.check_extension(abi.KVM_CAP_BINARY_STATS_FD):
         pytest.skip("KVM_CAP_BINARY_STATS_FD is not offered (Linux 5.14)")
 
 
+def test_a_vcpu_sleeps_once_a_page_in_uffd_and_never_in_exit(run: Run) -> None:
+    """What the pagers are compared for: the fault that sleeps, and the one that comes back."""
+    uffd = run("uffd", pages=997, vcpus=1)
+    assert uffd.counts["switches_voluntary_vcpus"] >= 0.9 * 997
+    assert uffd.counts["switches_voluntary_readers"] > 0
+    leaves = run("exit", pages=997, vcpus=1)
+    assert leaves.counts["switches_voluntary_vcpus"] < 0.1 * 997
+    assert "switches_voluntary_readers" not in leaves.counts
+    for result in (uffd, leaves):
+        assert (
+            sum(result.per_vcpu["switches_voluntary"])
+            == (result.counts["switches_voluntary_vcpus"])
+        )
+
+
+@pytest.mark.usefixtures("offered")
 @pytest.mark.parametrize("spec", PAGERS)
 def test_kvms_counters_agree_with_ours(run: Run, spec: str) -> None:
     result = run(spec, pages=997)
@@ -37,6 +53,7 @@ def test_kvms_counters_agree_with_ours(run: Run, spec: str) -> None:
     assert result.kvm_stats["mmio_exits"] == 0
 
 
+@pytest.mark.usefixtures("offered")
 @pytest.mark.parametrize("spec", ["uffd", "exit"])
 def test_counters_are_deltas_of_all_vcpus(run: Run, spec: str) -> None:
     """Not of what it took to come to the gate, and not of one vCPU alone."""
@@ -48,6 +65,7 @@ def test_counters_are_deltas_of_all_vcpus(run: Run, spec: str) -> None:
     assert faults[1] - faults[0] >= 3 * (997 - 23)
 
 
+@pytest.mark.usefixtures("offered")
 def test_accesses_that_kvm_emulates_agree_too(run: Run) -> None:
     """In ring 0 a KVM without hardware paging emulates the guest."""
     result = run("exit", pages=23, ring=0)
@@ -55,6 +73,7 @@ def test_accesses_that_kvm_emulates_agree_too(run: Run) -> None:
     assert [w for w in result.warnings if w.code.startswith("kvm-stats")] == []
 
 
+@pytest.mark.usefixtures("offered")
 @pytest.mark.parametrize(
     ("number", "codes"), [(errno.ENOTTY, []), (errno.EMFILE, ["kvm-stats-unread"])]
 )
@@ -80,6 +99,7 @@ def test_a_failed_trial_has_no_counters(run: Run, hooked: Callable[..., Any]) ->
     assert result.kvm_stats == {}
 
 
+@pytest.mark.usefixtures("offered")
 def test_reading_holds_one_descriptor_at_a_time(
     run: Run, held: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

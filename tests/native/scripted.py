@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from types import EllipsisType
 
-from kvmpc.abi import clock, futex, kvm, poll, unistd
+from kvmpc.abi import clock, futex, kvm, poll, resource, unistd
 from kvmpc.abi import userfaultfd as uffd_abi
 from kvmpc.memory import DATA_GPA, MissingBitmap
 from kvmpc.native.assembler import Program, assemble
@@ -261,6 +261,18 @@ class ScriptedKernel:
         """Expect clock_gettime(CLOCK_MONOTONIC)."""
         self.clock(clock.CLOCK_MONOTONIC, ns, record=record, reply=reply)
 
+    def usage(
+        self, record: ResolverRecord, field: str, *, switches: int = 0, reply: int = 0
+    ) -> None:
+        """Expect getrusage(RUSAGE_THREAD) into `field`: so many voluntary context switches."""
+        self.expect(
+            "getrusage",
+            resource.RUSAGE_THREAD,
+            _address(record, field),
+            reply=reply,
+            do=lambda: setattr(getattr(record, field), "ru_nvcsw", switches),
+        )
+
     def stamp_start(self, record: ResolverRecord, *, ns: int = 1, cpu_ns: int = 1) -> None:
         """Expect the two clock reads at a loop's start."""
         self.clock(clock.CLOCK_THREAD_CPUTIME_ID, cpu_ns, record=record)
@@ -270,6 +282,7 @@ class ScriptedKernel:
         """Expect the two clock reads at a loop's end."""
         self.monotonic(ns, record=record)
         self.clock(clock.CLOCK_THREAD_CPUTIME_ID, cpu_ns, record=record)
+        self.usage(record, "usage_end")
 
     def sleep(
         self,

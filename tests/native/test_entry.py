@@ -124,11 +124,24 @@ def test_a_clock_that_fails_at_the_end_is_what_the_loop_returns(
     assert failure(record) == (Call.CLOCK_GETTIME, errno.EINVAL)
 
 
+def test_switches_that_cannot_be_counted_are_what_the_loop_returns(
+    kernel: ScriptedKernel, setting: Setting
+) -> None:
+    record = setting.reader()
+    record.stop = 1
+    kernel.monotonic(1, record=record)
+    kernel.clock(clock.CLOCK_THREAD_CPUTIME_ID, 1, record=record)
+    kernel.usage(record, "usage_end", reply=-errno.EFAULT)
+    assert kernel.run("reader_loop", record) == Return.FAILED
+    assert failure(record) == (Call.GETRUSAGE, errno.EFAULT)
+
+
 def test_every_return_is_counted_and_the_last_one_stamped(
     kernel: ScriptedKernel, setting: Setting
 ) -> None:
     record = setting.reader()
     record.stop, record.start_ns = 1, 0
+    kernel.usage(record, "usage_start", switches=7)
     kernel.stamp_start(record, ns=100, cpu_ns=10)
     kernel.stamp_end(record, ns=200, cpu_ns=20)
     assert kernel.run("reader_loop", record) == Return.STOPPED

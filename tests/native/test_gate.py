@@ -80,6 +80,7 @@ def test_a_thread_sleeps_until_the_gate_is_open_whatever_wakes_it(
     )
     assert kernel.run("wait_gate", record) == Return.OK
     assert counts(record) == {}
+    assert record.gate_sleeps == 2, "EAGAIN is no sleep"
     assert (seen, setting.shared.parked) == ([5], 5), "counted before it sleeps, and only once"
 
 
@@ -113,6 +114,7 @@ def test_a_gate_that_cannot_be_waited_for_keeps_the_guest_from_starting(
     kernel: ScriptedKernel, setting: Setting
 ) -> None:
     record = setting.vcpu()
+    kernel.usage(record, "usage_start")
     kernel.futex_wait(_address(setting.shared), 0, reply=-errno.ENOSYS)
     assert kernel.run("gated_vcpu_loop", record) == Return.FAILED
     assert failure(record) == (Call.FUTEX, errno.ENOSYS)
@@ -121,10 +123,21 @@ def test_a_gate_that_cannot_be_waited_for_keeps_the_guest_from_starting(
 
 def test_the_guest_does_not_start_without_a_stamp(kernel: ScriptedKernel, setting: Setting) -> None:
     record, setting.shared.gate = setting.vcpu(), 1
+    kernel.usage(record, "usage_start")
     kernel.clock(clock.CLOCK_THREAD_CPUTIME_ID, 1, record=record, reply=-errno.EINVAL)
     assert kernel.run("gated_vcpu_loop", record) == Return.FAILED
     assert failure(record) == (Call.CLOCK_GETTIME, errno.EINVAL)
     assert counts(record) == {}
+
+
+def test_a_guest_whose_switches_cannot_be_counted_does_not_start(
+    kernel: ScriptedKernel, setting: Setting
+) -> None:
+    record = setting.vcpu()
+    kernel.usage(record, "usage_start", reply=-errno.EFAULT)
+    assert kernel.run("gated_vcpu_loop", record) == Return.FAILED
+    assert failure(record) == (Call.GETRUSAGE, errno.EFAULT)
+    assert (counts(record), setting.shared.parked) == ({}, 0)
 
 
 def test_a_gated_vcpu_is_stamped_around_its_runs_and_only_once_at_the_start(
@@ -132,6 +145,7 @@ def test_a_gated_vcpu_is_stamped_around_its_runs_and_only_once_at_the_start(
 ) -> None:
     record = setting.vcpu()
     gate = _address(setting.shared)
+    kernel.usage(record, "usage_start", switches=7)
     kernel.futex_wait(gate, 0, do=lambda: setattr(setting.shared, "gate", 1))
     kernel.stamp_start(record, ns=100, cpu_ns=10)
     kernel.kvm_run(record, reply=0, do=lambda run: setattr(run, "exit_reason", kvm.KVM_EXIT_IO))
@@ -143,4 +157,5 @@ def test_a_gated_vcpu_is_stamped_around_its_runs_and_only_once_at_the_start(
     assert (record.start_ns, record.cpu_start_ns) == (100, 10)
     assert (record.end_ns, record.cpu_end_ns) == (300, 30)
     assert counts(record) == {"kvm_runs": 2, "interrupts": 1, "returns": 2}
+    assert record.usage_start.ru_nvcsw == 7
     assert setting.shared.parked == 1, "not again when it came back through the open gate"

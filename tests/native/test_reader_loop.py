@@ -45,10 +45,21 @@ def test_a_reader_without_a_start_stamp_reads_nothing(
 ) -> None:
     record = setting.reader()
     record.start_ns = 0
+    kernel.usage(record, "usage_start")
     kernel.clock(clock.CLOCK_THREAD_CPUTIME_ID, 1, record=record, reply=-errno.EINVAL)
     assert kernel.run("reader_loop", record) == Return.FAILED
     assert failure(record) == (Call.CLOCK_GETTIME, errno.EINVAL)
     assert counts(record) == {}
+
+
+def test_a_reader_whose_switches_cannot_be_counted_reads_nothing(
+    kernel: ScriptedKernel, setting: Setting
+) -> None:
+    record = setting.reader()
+    record.start_ns = 0
+    kernel.usage(record, "usage_start", reply=-errno.EFAULT)
+    assert kernel.run("reader_loop", record) == Return.FAILED
+    assert failure(record) == (Call.GETRUSAGE, errno.EFAULT)
 
 
 @pytest.mark.parametrize("number", [1, 2, READ_MESSAGES])

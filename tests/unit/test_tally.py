@@ -219,3 +219,27 @@ def test_a_short_trial_says_nothing_about_the_tsc() -> None:
 def test_returns_are_set_against_every_vcpus_touches_also_with_overlap() -> None:
     assert _warnings(overlap=True) == []
     assert len(_warnings(overlap=True, returns=2)) == 1
+
+
+def test_context_switches_are_summed_by_role_without_the_sleep_at_the_gate() -> None:
+    vcpus = [make_vcpu(0, 1, gate_sleeps=1), make_vcpu(0, 1, gate_sleeps=2)]
+    reader = make_reader(0, 1)
+    for record, voluntary, involuntary in ((vcpus[0], 24, 5), (vcpus[1], 25, 7), (reader, 997, 11)):
+        record.usage_start.ru_nvcsw, record.usage_start.ru_nivcsw = 100, 200
+        record.usage_end.ru_nvcsw = 100 + voluntary
+        record.usage_end.ru_nivcsw = 200 + involuntary
+    counts = tally.counts(vcpus, [reader])
+    assert counts["switches_voluntary_vcpus"] == 23 + 23
+    assert counts["switches_involuntary_vcpus"] == 12
+    assert counts["switches_voluntary_readers"] == 997
+    assert counts["switches_involuntary_readers"] == 11
+
+
+def test_a_thread_that_never_came_to_its_end_switched_no_negative_times() -> None:
+    record = make_vcpu(0, 1)
+    record.usage_start.ru_nvcsw = 23
+    assert tally.switches(record) == (0, 0)
+
+
+def test_switches_of_readers_are_absent_without_readers() -> None:
+    assert not [key for key in tally.counts([make_vcpu(0, 1)], []) if key.endswith("_readers")]
