@@ -27,9 +27,11 @@ from kvmpc.schema import Mismatch, reader, shown
 __all__ = [
     "FAILED",
     "OK",
+    "PROFILED",
     "SCHEMA",
     "VERSION",
     "Point",
+    "Profile",
     "Result",
     "Skip",
     "TrialResult",
@@ -54,6 +56,33 @@ _TAIL: Final = ("finished", "skipped")
 OK: Final = "ok"
 FAILED: Final = "failed"
 
+PROFILED: Final = -1
+"""The round of a trial that was profiled: it gives no rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Where the CPU time of one trial's threads went, by sampling; shares are of all of it.
+
+    event: what was sampled: ``cycles``, or ``cpu-clock`` where there is no PMU.
+    samples: how many; frequency_hz: how many a second of CPU time were asked for.
+    modes: share in ``guest``, ``kernel``, ``user``. roles: share of ``vcpus`` and ``readers``.
+    spin: share waiting for a spin lock, by whose lock it is (keys of ``profile.WAITERS``); empty
+        where the kernel's functions have no names.
+    irqs_off: share taken where interrupts come on again, by the same: held or waited for, a clock
+        cannot tell; empty where the event is no clock.
+    top: share of the functions with the most time of their own, in descending order.
+    """
+
+    event: str
+    frequency_hz: int
+    samples: int
+    modes: Mapping[str, float]
+    roles: Mapping[str, float]
+    spin: Mapping[str, float]
+    irqs_off: Mapping[str, float]
+    top: Mapping[str, float]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:
@@ -63,7 +92,7 @@ class TrialResult:
     pager: canonical spec, such as ``uffd,uffds=per-vcpu``; the key that joins trials to a row.
     label: the spec as shown, such as ``exit(sigbus),uffds=per-vcpu``.
     fetches: whether the pager fetches pages (``none`` does not).
-    round: 0 = warm-up, then 1, 2, ...
+    round: 0 = warm-up, then 1, 2, ...; `PROFILED` (-1) = profiled, and no part of any rate.
     status: ``ok`` or ``failed``; error: why it failed, None when it did not.
     verified: ``yes``; ``zeros`` where pages can only hold zeros; None if nothing was verified.
     expected_pages: pages that had to be present afterwards; sparse: not every page was touched.
@@ -79,6 +108,8 @@ class TrialResult:
     warnings: what tilts this trial's numbers.
     kvm_stats: what KVM's own counters grew by, those of the VM and the sum of its vCPUs', named as
         the kernel names them; empty where it has none.
+    profile: of a profiled trial, where its CPU time went; None where it is none, or could not be
+        profiled (a warning says why).
     """
 
     pager: str
@@ -103,6 +134,7 @@ class TrialResult:
     warnings: tuple[Caution, ...]
     point: int = 0
     kvm_stats: Mapping[str, int] = field(default_factory=dict)
+    profile: Profile | None = None
 
     def __post_init__(self) -> None:
         if self.status not in (OK, FAILED):
@@ -244,7 +276,7 @@ def _dump(value: object) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, Caution | Point | Skip):
+    if isinstance(value, Caution | Point | Profile | Skip):
         return vars(value)
     raise TypeError(f"{value!r} has no place in a result")
 

@@ -18,7 +18,7 @@ LAYERS = (
     ("kvm", "uffd", "memory", "headroom", "tilts", "latency", "placing"),
     ("native", "guest", "host", "kvmstats"),
     ("pagers", "crew", "verify", "results", "resultfile", "stats", "report"),
-    ("tally", "limits", "failures"),
+    ("tally", "limits", "failures", "profile", "profiletable"),
     ("trial",),
     ("plan", "sweepspec", "resume", "schedule", "probe"),
     ("cli",),
@@ -30,6 +30,8 @@ ONLY = {
     # What works on a JSON file from another host.
     "results": {"errors", "units", "resultfile", "cautions", "schema"},
     "schema": set(),
+    "profile": {"cautions", "results"},
+    "profiletable": {"profile", "results"},
     "resultfile": {"errors", "units", "results"},
     "stats": {"errors", "units", "results", "resultfile"},
     "report": {"errors", "units", "results", "resultfile", "stats"},
@@ -134,7 +136,7 @@ def test_no_two_modules_import_each_other_in_a_circle() -> None:
         visit(module, ())
 
 
-@pytest.mark.parametrize("name", ["results", "resultfile", "stats", "report"])
+@pytest.mark.parametrize("name", ["results", "resultfile", "stats", "report", "profiletable"])
 def test_what_works_on_a_file_from_another_host_reaches_nothing_of_kvm(name: str) -> None:
     reached: set[str] = set()
     left = [name]

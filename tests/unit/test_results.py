@@ -152,7 +152,7 @@ def test_every_missing_field_is_named_with_its_place(result: Result) -> None:
         document = _document(result)
         del document[key]
         assert _reason(json.dumps(document)) == f"{key}: missing"
-    for key in vars(result.trials[0]).keys() - {"point", "kvm_stats"}:
+    for key in vars(result.trials[0]).keys() - {"point", "kvm_stats", "profile"}:
         document = _document(result)
         del document["trials"][2][key]
         assert _reason(json.dumps(document)) == f"trials[2].{key}: missing"

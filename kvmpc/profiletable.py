@@ -1,0 +1,87 @@
+"""The text that says where the time went, for the profiles of a result. It prints nothing."""
+
+from __future__ import annotations
+
+import textwrap
+
+from tabulate import tabulate
+
+from kvmpc.profile import WAITERS
+from kvmpc.results import PROFILED, Profile, Result, TrialResult
+
+__all__ = ["format_profiles"]
+
+_WIDTH = 98
+_TOP = 6
+_LABEL_WIDTH = 21
+
+_NOTES = """\
+shares of the CPU time of vCPU threads and readers, in one more trial of each pager, which is no \
+part of any rate. spin: waiting for a spin lock; of that, those of a userfaultfd's queues, KVM's \
+mmu_lock, mmap_lock and the VMA locks, the page allocator's, other ones."""
+
+_CLOCK_NOTE = """\
+irqs off: the clock that was sampled does not tick while interrupts are off. That time shows where \
+they come on again: a lock that was held or waited for so, mostly a userfaultfd's queues."""
+
+
+def format_profiles(result: Result) -> str:
+    """Return the table of the profiled trials of `result`, of one point; "" where it has none."""
+    trials = [trial for trial in result.trials if trial.round == PROFILED]
+    if not trials:
+        return ""
+    clock = any(trial.profile is not None and trial.profile.irqs_off for trial in trials)
+    headers = ["pager", "guest", "kernel", "user", "spin", "uffd", "mmu_lock", "mmap", "pages"]
+    headers += ["other", *(["irqs off"] if clock else [])]
+    rows = [
+        [_broken(trial.label), *_cells(trial.profile, clock=clock)]
+        for trial in trials
+        if trial.profile is not None
+    ]
+    said = ["where the time went"]
+    if rows:
+        align = ["left", *["right"] * (len(headers) - 1)]
+        said += ["", tabulate(rows, headers=headers, colalign=align, disable_numparse=True), ""]
+        said += _wrapped(_NOTES)
+        said += _wrapped(_CLOCK_NOTE) if clock else []
+        said += [""]
+    for trial in trials:
+        said += _wrapped(f"{trial.label} {_most(trial)}")
+    for caution in dict.fromkeys(c for t in trials for c in t.warnings if "profile" in c.code):
+        said += _wrapped(f"note: {caution}")
+    return "\n".join(said)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _cells(profile: Profile | None, *, clock: bool) -> list[str]:
+    if profile is None:
+        return []
+    modes = [_share(profile.modes.get(mode, 0.0)) for mode in ("guest", "kernel", "user")]
+    shares = [profile.spin.get(waiter) for waiter in WAITERS]
+    spins = ["" if share is None else _share(share) for share in shares]
+    total = _share(sum(profile.spin.values())) if profile.spin else ""
+    hidden = [_share(sum(profile.irqs_off.values())) if profile.irqs_off else ""] if clock else []
+    return [*modes, total, *spins, *hidden]
+
+
+def _most(trial: TrialResult) -> str:
+    if trial.profile is None:
+        return f"was not profiled{': ' + trial.error if trial.error else ''}"
+    top = list(trial.profile.top.items())[:_TOP]
+    most = ", ".join(f"{_share(share)} {function}" for function, share in top)
+    return f"({trial.profile.samples} samples of {trial.profile.event}): {most}"
+
+
+def _broken(label: str) -> str:
+    """Return a label on lines that are short enough for the table, broken at its commas."""
+    if len(label) <= _LABEL_WIDTH:
+        return label
+    return label.replace(",", ",\n ")
+
+
+def _share(share: float) -> str:
+    """Return a share in percent, to 0.1 below 10 %: a profile knows no better."""
+    return f"{share:.1%}" if share < 0.0995 else f"{share:.0%}"
