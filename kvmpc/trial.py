@@ -39,6 +39,7 @@ from kvmpc.native.records import (
 )
 from kvmpc.pagers.base import Pager, Scene, Supply
 from kvmpc.placing import Place, got
+from kvmpc.perf import Recorder
 from kvmpc.results import TrialResult
 from kvmpc.source import ZERO
 from kvmpc.units import PAGE_BYTES
@@ -84,13 +85,14 @@ def run_trial(
     watchdog_s: float = WATCHDOG_S,
     interrupt: Interrupt = NEVER,
     ring: int = 3,
+    recorder: Recorder | None = None,
 ) -> TrialResult:
-    """Measure `pager` once on `work`.
+    """Measure `pager` once on `work`; `recorder`, if any, samples from the gate to the end.
 
     Raises: Interrupted, StuckError. Everything else that goes wrong is in the result.
     """
     pager.check(work)
-    trial = _Trial(kvm, work, pager, round_number, watchdog_s, interrupt, ring)
+    trial = _Trial(kvm, work, pager, round_number, watchdog_s, interrupt, ring, recorder)
     try:
         return trial.run()
     except (Interrupted, StuckError):
@@ -137,10 +139,11 @@ class _Trial:
         watchdog_s: float,
         interrupt: Interrupt,
         ring: int,
+        recorder: Recorder | None,
     ) -> None:
         self.kvm, self.work, self.pager = kvm, work, pager
         self.round_number, self.watchdog_s, self.interrupt = round_number, watchdog_s, interrupt
-        self.ring = ring
+        self.ring, self.recorder = ring, recorder
         self.layout = Layout(work)
         # Other tags each trial: a page left over from one before cannot pass for this one's.
         self.tags = pager.tags(work.seed << 32 | next(_trial_numbers))
@@ -157,8 +160,7 @@ class _Trial:
                 self._wait_parked()
                 if self.pager.starts_empty:
                     verify.verify_absent(self.memory, self.layout, self._check_interrupt)
-                self.stats.begin()
-                self.crew.open_gate()
+                self._open_gate()
                 self._wait_done()
             finally:
                 self._clear_out(stack)
@@ -277,8 +279,19 @@ class _Trial:
                 raise WatchdogError(self.watchdog_s, self._stuck())
             time.sleep(_PARKED_POLL_S)
 
+    def _open_gate(self) -> None:
+        """Begin what is counted and recorded, and let all run."""
+        self.stats.begin()
+        if self.recorder is not None:
+            threads = {worker.tid or 0: "vcpus" for worker in self.vcpu_workers}
+            threads |= {worker.tid or 0: "readers" for worker in self.reader_workers}
+            self.recorder.begin(threads, self.program)
+        self.crew.open_gate()
+
     def _wait_done(self) -> None:
         self._await("done", len(self.vcpu_workers))
+        if self.recorder is not None:
+            self.recorder.end()
         self.stats.end()
         stuck = self.crew.stop(self.reader_workers, lambda: None)
         if stuck:
