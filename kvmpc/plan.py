@@ -56,6 +56,7 @@ class Plan:
     rounds: measured rounds; in each, every pager is measured once at every point.
     warmup: rounds before them, each at an eighth of the work.
     watchdog_s: a trial without a new page for so long has failed.
+    profile: whether each pager is run once more at each point, afterwards, to be profiled.
     question, spec: of a sweep: what it asks, and its text.
     """
 
@@ -63,6 +64,7 @@ class Plan:
     rounds: int
     warmup: int
     watchdog_s: float
+    profile: bool = False
     question: str | None = None
     spec: str | None = None
 
@@ -88,7 +90,9 @@ class Plan:
                 )
 
     def __len__(self) -> int:
-        return (self.warmup + self.rounds) * sum(len(point.pagers) for point in self.points)
+        return (self.warmup + self.rounds + self.profile) * sum(
+            len(point.pagers) for point in self.points
+        )
 
     @property
     def pagers(self) -> tuple[Pager, ...]:
@@ -175,6 +179,7 @@ SCALARS: Final[Mapping[str, Callable[[object, str], Any]]] = {
     "rounds": _count,
     "warmup": _count,
     "watchdog": _seconds,
+    "profile": _flag,
     "question": _text,
 }
 

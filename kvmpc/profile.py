@@ -244,7 +244,7 @@ def cautions(profile: Profile) -> list[Caution]:
                 "profile-clock",
                 f"there is no PMU, so {profile.event} was sampled: it sees nothing while "
                 "interrupts are off, as they are when a userfaultfd's queues are locked or waited "
-                f"for; up to {sum(profile.irqs_off.values()):.1%} of CPU time may be that",
+                "for",
                 "profile on a host whose PMU can be used (cycles)",
             )
         )

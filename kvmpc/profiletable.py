@@ -40,8 +40,7 @@ def format_profiles(result: Result) -> str:
     ]
     said = ["where the time went"]
     if rows:
-        align = ["left", *["right"] * (len(headers) - 1)]
-        said += ["", tabulate(rows, headers=headers, colalign=align, disable_numparse=True), ""]
+        said += ["", _table([headers, *rows]), ""]
         said += _wrapped(_NOTES)
         said += _wrapped(_CLOCK_NOTE) if clock else []
         said += [""]
@@ -50,6 +49,20 @@ def format_profiles(result: Result) -> str:
     for caution in dict.fromkeys(c for t in trials for c in t.warnings if "profile" in c.code):
         said += _wrapped(f"note: {caution}")
     return "\n".join(said)
+
+
+def _table(rows: list[list[str]]) -> str:
+    widths = [
+        max(len(line) for cell in column for line in cell.split("\n"))
+        for column in zip(*rows, strict=True)
+    ]
+    # The headers are a row: as headers, each would get two columns of padding.
+    return tabulate(
+        [rows[0], ["-" * width for width in widths], *rows[1:]],
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=["left", *["right"] * (len(widths) - 1)],
+    )
 
 
 def _wrapped(text: str) -> list[str]:

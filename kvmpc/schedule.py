@@ -21,7 +21,8 @@ from kvmpc.kvm import Kvm
 from kvmpc.limits import check_run
 from kvmpc.pagers import Pager
 from kvmpc.plan import Plan
-from kvmpc.results import Point, Result, Skip, TrialResult
+from kvmpc.profiled import run_profiled
+from kvmpc.results import PROFILED, Point, Result, Skip, TrialResult
 from kvmpc.tilts import tilts
 from kvmpc.trial import run_trial
 
@@ -41,7 +42,10 @@ WARMUP_DIVISOR = 8
 
 @dataclass(frozen=True)
 class Step:
-    """One trial to be: round 0 is warm-up. `work` is the point's, scaled down for a warm-up."""
+    """One trial to be: round 0 is warm-up, `PROFILED` (-1) is profiled.
+
+    `work` is the point's, scaled down for a warm-up.
+    """
 
     round: int
     point: int
@@ -62,10 +66,18 @@ class Schedule:
 
     def steps(self) -> Iterator[Step]:
         """Yield every trial that is still to be run."""
-        plan = self.plan
         skipped = {(skip.point, skip.pager) for skip in self.skipped}
         # A count and not a set: there may be several warm-ups, and all are of round 0.
         done = Counter((trial.point, trial.pager, trial.round) for trial in self.done)
+        for step in self._all_steps():
+            key = (step.point, step.pager.spec, step.round)
+            if done[key]:
+                done[key] -= 1
+            elif key[:2] not in skipped:
+                yield step
+
+    def _all_steps(self) -> Iterator[Step]:
+        plan = self.plan
         for turn in range(plan.warmup + plan.rounds):
             number = max(0, turn - plan.warmup + 1)
             points = list(enumerate(plan.points))
@@ -74,11 +86,11 @@ class Schedule:
                 first = turn // 2 % len(point.pagers)
                 order = [*point.pagers[first:], *point.pagers[:first]]
                 for pager in reversed(order) if turn % 2 else order:
-                    key = (index, pager.spec, number)
-                    if done[key]:
-                        done[key] -= 1
-                    elif key[:2] not in skipped:
-                        yield Step(number, index, pager, work)
+                    yield Step(number, index, pager, work)
+        # Last: what profiling leaves behind (other frequencies, fuller caches) meets no rate.
+        for index, point in enumerate(plan.points) if plan.profile else ():
+            for pager in point.pagers:
+                yield Step(PROFILED, index, pager, point.work)
 
 
 def what_cannot_run(kvm: Kvm, plan: Plan) -> tuple[tuple[Skip, ...], HostError | None]:
@@ -116,6 +128,7 @@ def planned_result(plan: Plan, skipped: tuple[Skip, ...], **facts: Any) -> Resul
         "rounds": plan.rounds,
         "warmup": plan.warmup,
         "watchdog_s": plan.watchdog_s,
+        "profile": plan.profile,
     }
     if plan.question is not None:
         run["question"] = plan.question
@@ -181,14 +194,11 @@ def measure(
     """
     for step in schedule.steps():
         begin = time.monotonic()
-        trial = run_trial(
-            kvm,
-            step.work,
-            step.pager,
-            round_number=step.round,
-            interrupt=interrupt,
-            watchdog_s=schedule.plan.watchdog_s,
-        )
+        limits: Any = {"interrupt": interrupt, "watchdog_s": schedule.plan.watchdog_s}
+        if step.round == PROFILED:
+            trial = run_profiled(kvm, step.work, step.pager, **limits)
+        else:
+            trial = run_trial(kvm, step.work, step.pager, round_number=step.round, **limits)
         if clock is not None:
             clock.add(step, time.monotonic() - begin)
         yield step, replace(trial, point=step.point)

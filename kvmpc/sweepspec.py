@@ -88,6 +88,7 @@ def _plan_of_document(document: Mapping[str, Any], text: str, confirmed: bool) -
         rounds=scalars.get("rounds", 3),
         warmup=scalars.get("warmup", 1),
         watchdog_s=scalars.get("watchdog", 10.0),
+        profile=scalars.get("profile", False),
         question=scalars.get("question"),
         spec=text,
     )

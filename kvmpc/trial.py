@@ -38,8 +38,8 @@ from kvmpc.native.records import (
     VcpuRecord,
 )
 from kvmpc.pagers.base import Pager, Scene, Supply
-from kvmpc.placing import Place, got
 from kvmpc.perf import Recorder
+from kvmpc.placing import Place, got
 from kvmpc.results import TrialResult
 from kvmpc.source import ZERO
 from kvmpc.units import PAGE_BYTES

@@ -67,9 +67,15 @@ def run(pager: str, **options: Any) -> None:
               help="Where the result goes [SPEC.json, here]")  # fmt: skip
 @click.option("--resume", "resumed", is_flag=True,
               help="Go on with that file: no finished trial is measured again.")  # fmt: skip
+@click.option("--profile", is_flag=True, help="As a line `profile = true` in the spec.")
 @click.option("--yes", is_flag=True, help="Also if it takes more than an hour, or 10,000 trials.")
 def sweep(
-    spec: str, settings: tuple[str, ...], json_path: str | None, resumed: bool, yes: bool
+    spec: str,
+    settings: tuple[str, ...],
+    json_path: str | None,
+    resumed: bool,
+    profile: bool,
+    yes: bool,
 ) -> None:
     """Measure every combination of the options in SPEC, interleaved, and keep every value.
 
@@ -78,7 +84,7 @@ def sweep(
     """
     from kvmpc.sweepspec import read_spec
 
-    plan = read_spec(spec, settings, confirmed=yes)
+    plan = read_spec(spec, (*settings, *["profile=true"] * profile), confirmed=yes)
     path = json_path or f"{os.path.splitext(os.path.basename(spec))[0]}.json"
     if not resumed and path != "-" and os.path.isfile(path) and os.path.getsize(path):
         raise UsageError("--json", path, "a new file, or --resume to go on with this one")
@@ -95,6 +101,7 @@ def _measure_options(pagers: tuple[str, ...], options: dict[str, Any]) -> None:
         rounds=options["rounds"],
         warmup=options["warmup"],
         watchdog_s=options["watchdog"],
+        profile=options["profile"],
     )
     measure_plan(plan, json_path=options["json_path"], confirmed=options["yes"])
 

@@ -49,6 +49,8 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Rounds before the measured ones, at 1/8 of the pages."),
         click.option("--watchdog", type=float, metavar="SECONDS", default=10.0, show_default=True,
                      help="A trial without a new page for so long has failed."),
+        click.option("--profile", is_flag=True,
+                     help="Run each pager once more under perf: where its CPU time goes."),
         click.option("--json", "json_path", metavar="FILE|-",
                      help="Write every raw value as JSON, after each trial."),
         click.option("--yes", is_flag=True, help="Also if it takes more than an hour."),

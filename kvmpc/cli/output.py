@@ -86,9 +86,13 @@ def format_time(seconds: float) -> str:
 
 
 def print_result(result: Result, *, err: bool) -> None:
+    from kvmpc.profiletable import format_profiles
     from kvmpc.report import format_table, format_warnings
 
     say(format_table(result), err=err)
+    profiles = format_profiles(result)
+    if profiles:
+        say(f"\n{profiles}", err=err)
     for warning in format_warnings(result):
         say(warning, err=True)
 

@@ -14,7 +14,7 @@ from kvmpc.config import Work
 from kvmpc.errors import Interrupted, UsageError
 from kvmpc.interrupt import Interrupt
 from kvmpc.plan import make_plan
-from kvmpc.results import Skip, points_of
+from kvmpc.results import PROFILED, Skip, points_of
 from kvmpc.schedule import Clock, Schedule, measure, planned_result
 from kvmpc.units import PAGE_BYTES
 
@@ -27,8 +27,11 @@ def make_schedule(
     specs: tuple[str, ...] = SPECS, *, rounds: int = 3, warmup: int = 1, **options: Any
 ) -> Schedule:
     """Make a schedule of `specs` on 3 vCPUs of 997 pages; `vcpus` may be several."""
+    profile = options.pop("profile", False)
     axes = {"vcpus": 3, "mem_per_vcpu": 997 * PAGE_BYTES, **options}
-    return Schedule(make_plan(axes, specs, rounds=rounds, warmup=warmup, watchdog_s=7.0))
+    return Schedule(
+        make_plan(axes, specs, rounds=rounds, warmup=warmup, watchdog_s=7.0, profile=profile)
+    )
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 2])
@@ -107,6 +110,15 @@ def test_every_round_goes_through_all_points_and_every_other_one_backwards() -> 
         (2, 2), (2, 2), (2, 1), (2, 1), (2, 0), (2, 0),
     ]  # fmt: skip
     assert {step.point: step.work.vcpus for step in steps} == {0: 1, 1: 2, 2: 5}
+
+
+def test_profiled_trials_come_last_one_of_each_pager_at_each_point() -> None:
+    steps = list(make_schedule(("none", "uffd"), rounds=1, vcpus="1,2", profile=True).steps())
+    assert [(step.round, step.point, step.pager.spec) for step in steps[-5:]] == [
+        (1, 0, "none"),
+        (PROFILED, 0, "none"), (PROFILED, 0, "uffd"), (PROFILED, 1, "none"), (PROFILED, 1, "uffd"),
+    ]  # fmt: skip
+    assert {step.work.touched_per_part for step in steps[-4:]} == {997}
 
 
 def test_what_was_measured_before_is_not_measured_again(make_trial: Make) -> None:
