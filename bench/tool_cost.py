@@ -39,7 +39,7 @@ from unittest import mock
 import click
 from common import Case, numbers, print_host, print_table, session
 
-from kvmpc import guest, kvm, limits, memory, stats, trial
+from kvmpc import guest, kvm, kvmstats, limits, memory, stats, trial
 from kvmpc.config import Work
 from kvmpc.crew import Crew
 from kvmpc.kernelfs import read_meminfo_bytes
@@ -64,6 +64,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "TSC offset": (kvm.Vcpu, "share_host_tsc"),
     "start threads": (Crew, "start"),
     "wait for ready": (trial._Trial, "_await"),
+    "KVM statistics": (kvmstats.TrialStats, "begin"),  # before the gate, after set-up
 }
 MAPPING = ("map memory", "memslots")
 

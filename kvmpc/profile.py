@@ -222,15 +222,7 @@ def _shares(weights: Mapping[str, int], total: int) -> dict[str, float]:
 def cautions(profile: Profile) -> list[Caution]:
     """Return what weakens `profile`, each with a remedy."""
     found = []
-    if not profile.modes.get("kernel"):
-        found.append(
-            Caution(
-                "profile-no-kernel",
-                "perf was not allowed to sample the kernel: no share of spin locks",
-                "run as root, or with CAP_PERFMON, or sysctl kernel.perf_event_paranoid=1",
-            )
-        )
-    elif not profile.spin:
+    if not profile.spin:
         found.append(
             Caution(
                 "profile-no-symbols",

@@ -46,6 +46,14 @@ def run_profiled(
             return result
         with recorder.samples() as samples:
             found = profile.summarise(samples, recorder.threads, frequency_hz=recorder.frequency_hz)
+    if found is not None and not found.modes.get("kernel"):
+        # What is left, the host's loops, would pass for all there is.
+        found = None
+        recorder.problem = Caution(
+            "profile-absent",
+            "not profiled: perf was not allowed to sample the kernel",
+            "run as root, or with CAP_PERFMON, or sysctl kernel.perf_event_paranoid=1",
+        )
     if found is not None:
         cautions = profile.cautions(found)
     elif recorder.problem is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from kvmpc import kvmstats
+from kvmpc import kvmstats, trial
 from kvmpc.abi import kvm as abi
 from kvmpc.errors import KernelError
 from kvmpc.kvm import Kvm
@@ -97,6 +98,35 @@ def test_a_failed_trial_has_no_counters(run: Run, hooked: Callable[..., Any]) ->
     result = run(hooked("exit", before_ready=fail))
     assert result.status == "failed"
     assert result.kvm_stats == {}
+
+
+@pytest.mark.parametrize("spec", ["uffd", "exit"])
+def test_counters_are_read_before_the_gate_and_after_the_last_page(
+    run: Run, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    """So they cost nothing that is measured, however many vCPUs there are to read."""
+    moments: dict[str, int] = {}
+    stats, tally = kvmstats.TrialStats, trial.tally
+    begin, end, metrics = stats.begin, stats.end, tally.metrics
+
+    def beginning(self: kvmstats.TrialStats) -> None:
+        begin(self)
+        moments["begun"] = time.monotonic_ns()
+
+    def ending(self: kvmstats.TrialStats) -> None:
+        moments["ending"] = time.monotonic_ns()
+        end(self)
+
+    def measured(*arguments: Any, **options: Any) -> dict[str, float]:
+        moments["gate"] = options["gate_ns"]
+        moments["last"] = max(record.end_ns for record in options["vcpus"])
+        return metrics(*arguments, **options)
+
+    monkeypatch.setattr(stats, "begin", beginning)
+    monkeypatch.setattr(stats, "end", ending)
+    monkeypatch.setattr(tally, "metrics", measured)
+    assert run(spec, vcpus=7).error is None
+    assert moments["begun"] < moments["gate"] < moments["last"] < moments["ending"]
 
 
 @pytest.mark.usefixtures("offered")
