@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from kvmpc.doubts import doubts
 from kvmpc.results import Result
 from kvmpc.stats import Row, Summary, baseline_pager, compare_rows, reference_pager
 from kvmpc.units import PAGE_BYTES, format_bytes, format_ns
@@ -66,7 +67,7 @@ def format_warnings(result: Result) -> list[str]:
     What several measured trials say with other numbers is said once, in the words of the first,
     with how many said it.
     """
-    told = list(dict.fromkeys(map(str, result.warnings)))
+    told = list(dict.fromkeys(map(str, (*result.warnings, *doubts(result)))))
     alike: dict[str, list[str]] = {}
     for trial in result.trials:
         for caution in trial.warnings if trial.round > 0 else ():

@@ -161,7 +161,9 @@ def _measure(
     from dataclasses import replace
 
     from kvmpc.schedule import Clock, measure
+    from kvmpc.watch import HostWatch
 
+    watch = HostWatch()
     clock, left, stopped = Clock(), list(schedule.steps()), None
     first_point = len(list(itertools.takewhile(lambda step: step.point == left[0].point, left)))
     if writer:
@@ -183,6 +185,7 @@ def _measure(
             result = replace(result, finished=True)
         except KvmpcError as error:
             stopped = error  # what was measured is shown all the same
+    result = replace(result, during=watch.facts())
     if writer:
         try:
             writer.finish(result)

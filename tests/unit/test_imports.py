@@ -15,9 +15,10 @@ ROOT = Path(kvmpc.__file__).parent
 LAYERS = (
     ("errors", "units", "abi", "cautions"),
     ("syscalls", "config", "source", "interrupt", "kernelfs", "placement"),
-    ("kvm", "uffd", "memory", "headroom", "tilts", "latency", "placing"),
+    ("kvm", "uffd", "memory", "headroom", "tilts", "latency", "placing", "watch"),
     ("native", "guest", "host"),
-    ("pagers", "crew", "verify", "results", "resultfile", "stats", "report"),
+    ("pagers", "crew", "verify", "results", "resultfile", "resampling", "points", "stats"),
+    ("doubts", "report"),
     ("tally", "limits", "failures"),
     ("trial",),
     ("plan", "sweepspec", "resume", "schedule", "probe"),
@@ -30,8 +31,11 @@ ONLY = {
     # What works on a JSON file from another host.
     "results": {"errors", "units", "resultfile", "cautions"},
     "resultfile": {"errors", "units", "results"},
-    "stats": {"errors", "units", "results", "resultfile"},
-    "report": {"errors", "units", "results", "resultfile", "stats"},
+    "resampling": set(),
+    "points": {"config", "units"},
+    "stats": {"errors", "units", "results", "resultfile", "resampling"},
+    "doubts": {"cautions", "points", "results", "stats"},
+    "report": {"doubts", "errors", "points", "results", "stats", "units"},
     # What reads the host's files.
     "kernelfs": {"errors", "units"},
     "headroom": {"errors", "units", "kernelfs"},
@@ -132,7 +136,7 @@ def test_no_two_modules_import_each_other_in_a_circle() -> None:
         visit(module, ())
 
 
-@pytest.mark.parametrize("name", ["results", "resultfile", "stats", "report"])
+@pytest.mark.parametrize("name", ["results", "resultfile", "doubts", "report"])
 def test_what_works_on_a_file_from_another_host_reaches_nothing_of_kvm(name: str) -> None:
     reached: set[str] = set()
     left = [name]
