@@ -35,9 +35,12 @@ __all__ = [
     "Result",
     "Skip",
     "TrialResult",
+    "check_version",
+    "from_document",
     "from_json",
     "json_parts",
     "load",
+    "load_document",
     "points_of",
     "salvage",
     "to_json",
@@ -255,23 +258,16 @@ def from_json(text: str, path: str) -> Result:
 
     Raises: ResultFileError, whose reason says what is wrong and where.
     """
-    document = _parse(text, path)
+    return from_document(_parse(text, path), path)
+
+
+def from_document(document: object, path: str) -> Result:
+    """Return the result in a parsed document, as `from_json` does."""
     if not isinstance(document, dict) or "schema" not in document:
         raise ResultFileError(path, "JSON, but not a kvmpc result")
     if document["schema"] != SCHEMA:
         raise ResultFileError(path, f"of schema {document['schema']!r}, not {SCHEMA!r}")
-    version = document.get("version")
-    if type(version) is not int or version < 1:
-        raise ResultFileError(path, f"version: {_shown(version)} is not a version number")
-    if version > VERSION:
-        raise ResultFileError(
-            path,
-            f"version {version} is newer than this kvmpc reads ({VERSION}): upgrade kvmpc",
-        )
-    if version < _OLDEST:
-        raise ResultFileError(
-            path, f"version {version} is older than this kvmpc reads ({_OLDEST}): measure again"
-        )
+    check_version(document.get("version"), path, newest=VERSION, oldest=_OLDEST)
     try:
         result: Result = _reader(Result)(document)
     except _Mismatch as mismatch:
@@ -279,8 +275,30 @@ def from_json(text: str, path: str) -> Result:
     return result
 
 
+def check_version(version: object, path: str, *, newest: int, oldest: int) -> None:
+    """Refuse a document of a version that cannot be read here. Raises: ResultFileError."""
+    if type(version) is not int or version < 1:
+        raise ResultFileError(path, f"version: {_shown(version)} is not a version number")
+    if version > newest:
+        raise ResultFileError(
+            path, f"version {version} is newer than this kvmpc reads ({newest}): upgrade kvmpc"
+        )
+    if version < oldest:
+        raise ResultFileError(
+            path, f"version {version} is older than this kvmpc reads ({oldest}): measure again"
+        )
+
+
 def load(path: str) -> Result:
     """Return the result in the file `path`, or on standard input for ``-``.
+
+    Raises: ResultFileError.
+    """
+    return from_document(load_document(path), _called(path))
+
+
+def load_document(path: str) -> object:
+    """Return the parsed JSON in the file `path`, or on standard input for ``-``.
 
     Raises: ResultFileError.
     """
@@ -289,12 +307,16 @@ def load(path: str) -> Result:
     except OSError as error:
         reason = f"cannot be read: {describe_errno(error.errno or 0)}"
         raise ResultFileError(path, reason) from error
-    shown = "standard input" if path == "-" else path
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ResultFileError(shown, f"not JSON: byte {error.start} is not UTF-8") from error
-    return from_json(text, shown)
+        reason = f"not JSON: byte {error.start} is not UTF-8"
+        raise ResultFileError(_called(path), reason) from error
+    return _parse(text, _called(path))
+
+
+def _called(path: str) -> str:
+    return "standard input" if path == "-" else path
 
 
 class _NotFinite(ValueError):

@@ -18,7 +18,7 @@ LAYERS = (
     ("kvm", "uffd", "memory", "headroom", "tilts", "latency", "placing", "watch"),
     ("native", "guest", "host"),
     ("pagers", "crew", "verify", "results", "resultfile", "resampling", "points", "stats"),
-    ("doubts", "hostmatch", "criteria", "matching", "gate"),
+    ("doubts", "hostmatch", "criteria", "matching", "gate", "baselines"),
     ("cells", "report"),
     ("tally", "limits", "failures"),
     ("trial",),
@@ -40,6 +40,7 @@ ONLY = {
     "criteria": {"errors", "hostmatch"},
     "matching": {"cautions", "errors", "hostmatch", "points", "results", "stats"},
     "gate": {"cautions", "criteria", "errors", "matching", "resampling", "results", "stats"},
+    "baselines": {"errors", "results", "resultfile"},
     "cells": {"stats", "units"},
     "report": {"cells", "doubts", "points", "resampling", "results", "stats", "units"},
     # What reads the host's files.
@@ -142,7 +143,7 @@ def test_no_two_modules_import_each_other_in_a_circle() -> None:
         visit(module, ())
 
 
-@pytest.mark.parametrize("name", ["results", "resultfile", "report", "gate"])
+@pytest.mark.parametrize("name", ["results", "resultfile", "report", "baselines", "gate"])
 def test_what_works_on_a_file_from_another_host_reaches_nothing_of_kvm(name: str) -> None:
     reached: set[str] = set()
     left = [name]
