@@ -19,7 +19,7 @@ LAYERS = (
     ("native", "guest", "host"),
     ("pagers", "crew", "verify", "results", "resultfile", "resampling", "points", "stats"),
     ("doubts", "hostmatch", "criteria", "matching", "gate", "baselines"),
-    ("cells", "report"),
+    ("cells", "report", "verdicts", "ktap", "formats"),
     ("tally", "limits", "failures"),
     ("trial",),
     ("plan", "sweepspec", "resume", "schedule", "probe"),
@@ -43,6 +43,8 @@ ONLY = {
     "baselines": {"errors", "results", "resultfile"},
     "cells": {"stats", "units"},
     "report": {"cells", "doubts", "points", "resampling", "results", "stats", "units"},
+    "verdicts": {"cells", "gate", "report"},
+    "ktap": {"cells", "gate", "points", "report", "results", "stats", "verdicts"},
     # What reads the host's files.
     "kernelfs": {"errors", "units"},
     "headroom": {"errors", "units", "kernelfs"},
@@ -143,7 +145,9 @@ def test_no_two_modules_import_each_other_in_a_circle() -> None:
         visit(module, ())
 
 
-@pytest.mark.parametrize("name", ["results", "resultfile", "report", "baselines", "gate"])
+@pytest.mark.parametrize(
+    "name", ["results", "resultfile", "report", "baselines", "gate", "formats"]
+)
 def test_what_works_on_a_file_from_another_host_reaches_nothing_of_kvm(name: str) -> None:
     reached: set[str] = set()
     left = [name]
