@@ -43,7 +43,7 @@ ONLY = {
     "baselines": {"errors", "results", "resultfile"},
     "cells": {"stats", "units"},
     "report": {"cells", "doubts", "points", "resampling", "results", "stats", "units"},
-    "verdicts": {"cells", "gate", "report"},
+    "verdicts": {"cells", "doubts", "gate", "report", "results"},
     "ktap": {"cells", "gate", "points", "report", "results", "stats", "verdicts"},
     # What reads the host's files.
     "kernelfs": {"errors", "units"},
