@@ -12,8 +12,9 @@ from typing import Final
 
 from kvmpc.cautions import Caution
 from kvmpc.points import point_names
+from kvmpc.resampling import permutation_p
 from kvmpc.results import Result, points_of
-from kvmpc.stats import measured_trials, values_of
+from kvmpc.stats import measured_trials, median, values_of
 
 __all__ = ["FEWEST_ROUNDS", "doubts", "row_doubts", "run_doubts", "variation"]
 
@@ -21,6 +22,8 @@ FEWEST_ROUNDS: Final = 3
 """With fewer, nothing tells a steady pager from one that met a quiet moment."""
 
 _MOST_VARIATION: Final = 0.10
+_FEWEST_IN_HALF: Final = 5
+_SURE: Final = 0.005
 _MOST_OTHER: Final = 0.05
 _MOST_STOLEN: Final = 0.02
 
@@ -55,13 +58,27 @@ def run_doubts(result: Result) -> Iterator[Caution]:
 
 
 def row_doubts(point: Result, spec: str) -> Iterator[Caution]:
-    """Yield what weakens the row of `spec` in a result of one point."""
-    spread = variation(values_of(measured_trials(point, spec), "pages_per_s"))
+    """Yield what weakens the row of `spec` in a result of one point: its spread, its drift."""
+    rates = values_of(measured_trials(point, spec), "pages_per_s")
+    spread = variation(rates)
     if spread is not None and spread > _MOST_VARIATION:
         yield Caution(
             "unsteady",
             f"the rate varies by {spread:.0%} between rounds (coefficient of variation)",
             "give it a quiet host, longer trials (--mem-per-vcpu), more --rounds",
+        )
+    half = len(rates) // 2
+    first, second = rates[:half], rates[-half:]
+    if (
+        half >= _FEWEST_IN_HALF
+        and min(permutation_p(first, second), permutation_p(second, first)) <= _SURE
+    ):
+        change = (median(second) or 0) / (median(first) or 1) - 1
+        yield Caution(
+            "drift",
+            f"the rate of the second half of the rounds is {change:+.0%} to that of the first: "
+            "rounds of this run are not alike, and two runs may differ by as much",
+            "compare several runs (kvmpc check RUN1 RUN2 ...), or ratios (--normalise)",
         )
 
 

@@ -68,6 +68,15 @@ def test_a_row_of_a_sweep_is_named_with_its_point(make_result: Make, make_trial:
     assert caution.text.startswith("vcpus=2: uffd: the rate varies")
 
 
+def test_a_rate_that_drifts_is_said(make_result: Make, make_trial: Make) -> None:
+    steps = [make_trial("uffd", n, 100.0 + n % 3 + (7 if n > 6 else 0)) for n in range(1, 13)]
+    (caution,) = doubts(make_result(*steps))
+    assert caution.code == "drift"
+    assert "second half of the rounds is +7%" in caution.text
+    alternating = [make_trial("uffd", n, 100.0 + 7 * (n % 2)) for n in range(1, 13)]
+    assert _codes(make_result(*alternating)) == []
+
+
 DURING = {"elapsed_s": 10.0, "cpus_count": 4, "own_cpu_s": 20.0, "other_cpu_s": 1.0}
 
 

@@ -35,7 +35,7 @@ ONLY = {
     "resampling": set(),
     "points": {"config", "units"},
     "stats": {"errors", "units", "results", "resultfile", "resampling"},
-    "doubts": {"cautions", "points", "results", "stats"},
+    "doubts": {"cautions", "points", "resampling", "results", "stats"},
     "hostmatch": {"cautions", "results", "units"},
     "criteria": {"errors", "hostmatch"},
     "matching": {"cautions", "errors", "hostmatch", "points", "results", "stats"},
