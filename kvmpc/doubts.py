@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from kvmpc.cautions import Caution
@@ -29,18 +30,24 @@ _MOST_STOLEN: Final = 0.02
 
 
 def doubts(result: Result) -> list[Caution]:
-    """Return all cautions about `result`, the run's first; a row's text begins with its name."""
+    """Return all cautions about `result`, the run's first; a row's text begins with its name.
+
+    What is wrong with several rows is said once, of the worst, with how many they are.
+    """
     found = list(run_doubts(result))
     points = points_of(result)
     names = point_names([point.options for point in points])
+    alike: dict[str, list[tuple[float, str, Caution]]] = {}
     for name, point in zip(names, points, strict=True):
         labels = dict(zip(point.pagers, point.labels, strict=False))
         for spec in dict.fromkeys(point.pagers):
             where = ": ".join(filter(None, [name, labels.get(spec, spec)]))
-            found += [
-                Caution(caution.code, f"{where}: {caution.text}", caution.remedy)
-                for caution in row_doubts(point, spec)
-            ]
+            for size, caution in row_doubts(point, spec):
+                alike.setdefault(caution.code, []).append((size, where, caution))
+    for rows in alike.values():
+        _, where, caution = max(rows, key=lambda row: row[0])
+        more = f" (the worst of {len(rows)} such rows)" if len(rows) > 1 else ""
+        found.append(replace(caution, text=f"{where}: {caution.text}{more}"))
     return found
 
 
@@ -57,15 +64,18 @@ def run_doubts(result: Result) -> Iterator[Caution]:
     yield from _meanwhile(result.during)
 
 
-def row_doubts(point: Result, spec: str) -> Iterator[Caution]:
-    """Yield what weakens the row of `spec` in a result of one point: its spread, its drift."""
+def row_doubts(point: Result, spec: str) -> Iterator[tuple[float, Caution]]:
+    """Yield what weakens the row of `spec` in a result of one point, each with how much."""
     rates = values_of(measured_trials(point, spec), "pages_per_s")
     spread = variation(rates)
     if spread is not None and spread > _MOST_VARIATION:
-        yield Caution(
-            "unsteady",
-            f"the rate varies by {spread:.0%} between rounds (coefficient of variation)",
-            "give it a quiet host, longer trials (--mem-per-vcpu), more --rounds",
+        yield (
+            spread,
+            Caution(
+                "unsteady",
+                f"the rate varies by {spread:.0%} between rounds (coefficient of variation)",
+                "give it a quiet host, longer trials (--mem-per-vcpu), more --rounds",
+            ),
         )
     half = len(rates) // 2
     first, second = rates[:half], rates[-half:]
@@ -74,11 +84,14 @@ def row_doubts(point: Result, spec: str) -> Iterator[Caution]:
         and min(permutation_p(first, second), permutation_p(second, first)) <= _SURE
     ):
         change = (median(second) or 0) / (median(first) or 1) - 1
-        yield Caution(
-            "drift",
-            f"the rate of the second half of the rounds is {change:+.0%} to that of the first: "
-            "rounds of this run are not alike, and two runs may differ by as much",
-            "compare several runs (kvmpc check RUN1 RUN2 ...), or ratios (--normalise)",
+        yield (
+            abs(change),
+            Caution(
+                "drift",
+                f"the rate of the second half of the rounds is {change:+.0%} to that of the first, "
+                "so rounds of this run are not alike, and two runs may differ by as much",
+                "compare several runs (kvmpc check RUN1 RUN2 ...), or ratios (--normalise)",
+            ),
         )
 
 

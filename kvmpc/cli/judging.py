@@ -42,7 +42,7 @@ def baseline() -> None:
     """Keep results under a name, for `kvmpc check`."""
 
 
-@baseline.command(epilog="\b\nExample:\n  kvmpc baseline save lab1 result.json")
+@baseline.command(epilog="\b\nExamples:\n  kvmpc baseline save lab1 result.json")
 @click.argument("name")
 @click.argument("files", metavar="RESULT.json...", nargs=-1, required=True)
 @click.option("--force", is_flag=True, help="Replace the baseline of that name.")

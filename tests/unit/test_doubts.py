@@ -49,6 +49,18 @@ def test_an_unsteady_row_is_named(make_result: Make, make_trial: Make) -> None:
     assert caution.text.startswith("exit(sigbus): the rate varies by 33%")
 
 
+def test_rows_with_the_same_doubt_are_told_as_one_the_worst(
+    make_result: Make, make_trial: Make
+) -> None:
+    trials = [
+        make_trial(name, n, 100.0 + by * n) for n in (1, 2, 3) for name, by in (("uffd", 30.0),
+                                                                              ("exit", 60.0))
+    ]  # fmt: skip
+    (caution,) = doubts(make_result(*trials))
+    assert caution.text.startswith("exit(sigbus): the rate varies")
+    assert caution.text.endswith("(the worst of 2 such rows)")
+
+
 def test_warm_ups_profiled_and_failed_rounds_are_no_spread(
     make_result: Make, make_trial: Make
 ) -> None:
