@@ -150,11 +150,10 @@ def main(
             rows.append(_count(what, grouped, plain))
             rows.append(_count(f"{what}, normalised", grouped, normalised))
     print_table(("check", "red", "rows that turned red, with how often"), rows)
+    during = [result.during or {} for side in runs.values() for result in side]
     loads = [
-        float(str(result.during.get("other_cpu_s", 0)))
-        / float(str(result.during.get("elapsed_s", 1)))
-        for side in runs.values()
-        for result in side
+        float(str(facts.get("other_cpu_s", 0))) / float(str(facts.get("elapsed_s", 1)))
+        for facts in during
     ]
     click.echo(f"other processes took {stats.median(loads):.2f} CPUs (median of runs)")
 

@@ -61,7 +61,7 @@ def run_doubts(result: Result) -> Iterator[Caution]:
             "the numbers are",
             f"--rounds {FEWEST_ROUNDS} or more",
         )
-    yield from _meanwhile(result.during)
+    yield from _meanwhile(result.during or {})
 
 
 def row_doubts(point: Result, spec: str) -> Iterator[tuple[float, Caution]]:

@@ -19,7 +19,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -145,7 +145,7 @@ class Result:
         point; `points_of` takes a result apart.
     skipped: what this host could not run.
     spec: the sweep's spec as it was run, TOML.
-    during: what else the host did during the run, as ``watch.HostWatch`` gives it.
+    during: what else the host did during the run, as ``watch.HostWatch`` gives it; None if unknown.
     """
 
     tool_version: str
@@ -161,7 +161,7 @@ class Result:
     points: tuple[Point, ...] = ()
     skipped: tuple[Skip, ...] = ()
     spec: str | None = None
-    during: Mapping[str, object] = field(default_factory=dict)
+    during: Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
         last = max(0, len(self.points) - 1)
@@ -459,12 +459,8 @@ def _mapping_reader(read: _Reader) -> _Reader:
 
 def _record_reader(record: type) -> _Reader:
     hints = typing.get_type_hints(record)
-    readers = {each.name: _reader(hints[each.name]) for each in fields(record)}
-    optional = {
-        each.name
-        for each in fields(record)
-        if each.default is not MISSING or each.default_factory is not MISSING
-    }
+    readers = {field.name: _reader(hints[field.name]) for field in fields(record)}
+    optional = {field.name for field in fields(record) if field.default is not MISSING}
 
     def read_record(value: object) -> Any:
         if not isinstance(value, dict):
