@@ -254,15 +254,15 @@ def _plain(value: object) -> object:
 
 
 def from_json(text: str, path: str) -> Result:
-    """Return the result in the document `text`; `path` is what an error calls it.
-
-    Raises: ResultFileError, whose reason says what is wrong and where.
-    """
+    """Return the result in the document `text`, as `from_document` does."""
     return from_document(_parse(text, path), path)
 
 
 def from_document(document: object, path: str) -> Result:
-    """Return the result in a parsed document, as `from_json` does."""
+    """Return the result in a parsed document; `path` is what an error calls it.
+
+    Raises: ResultFileError, whose reason says what is wrong and where.
+    """
     if not isinstance(document, dict) or "schema" not in document:
         raise ResultFileError(path, "JSON, but not a kvmpc result")
     if document["schema"] != SCHEMA:
@@ -290,10 +290,7 @@ def check_version(version: object, path: str, *, newest: int, oldest: int) -> No
 
 
 def load(path: str) -> Result:
-    """Return the result in the file `path`, or on standard input for ``-``.
-
-    Raises: ResultFileError.
-    """
+    """Return the result in a file, as `load_document` and `from_document` do."""
     return from_document(load_document(path), _called(path))
 
 
