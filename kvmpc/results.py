@@ -11,20 +11,18 @@ ResultFileError.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import json
 import math
 import sys
-import types
 import typing
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from kvmpc.cautions import Caution
 from kvmpc.errors import ResultFileError, describe_errno
+from kvmpc.schema import Mismatch, reader, shown
 
 __all__ = [
     "FAILED",
@@ -269,8 +267,8 @@ def from_document(document: object, path: str) -> Result:
         raise ResultFileError(path, f"of schema {document['schema']!r}, not {SCHEMA!r}")
     check_version(document.get("version"), path, newest=VERSION, oldest=_OLDEST)
     try:
-        result: Result = _reader(Result)(document)
-    except _Mismatch as mismatch:
+        result: Result = reader(Result)(document)
+    except Mismatch as mismatch:
         raise ResultFileError(path, str(mismatch)) from mismatch
     return result
 
@@ -278,7 +276,7 @@ def from_document(document: object, path: str) -> Result:
 def check_version(version: object, path: str, *, newest: int, oldest: int) -> None:
     """Refuse a document of a version that cannot be read here. Raises: ResultFileError."""
     if type(version) is not int or version < 1:
-        raise ResultFileError(path, f"version: {_shown(version)} is not a version number")
+        raise ResultFileError(path, f"version: {shown(version)} is not a version number")
     if version > newest:
         raise ResultFileError(
             path, f"version {version} is newer than this kvmpc reads ({newest}): upgrade kvmpc"
@@ -347,134 +345,3 @@ def _finite(text: str) -> float:
 
 def _refuse_constant(text: str) -> NoReturn:
     raise _NotFinite(text)
-
-
-class _Mismatch(Exception):
-    """A value that is not of its field's type; the place grows from inside out as it unwinds."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.place = ""
-
-    def inside(self, step: str) -> _Mismatch:
-        self.place = step + self.place
-        return self
-
-    def __str__(self) -> str:
-        place = self.place.removeprefix(".")
-        return f"{place}: {self.problem}" if place else self.problem
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-_Reader = Callable[[object], Any]
-
-
-@functools.cache
-def _reader(wanted: Any) -> _Reader:
-    """Return the function that checks a parsed JSON value and makes it a `wanted`.
-
-    `wanted` is an annotation of the records above: they are the schema, there is no second one.
-    """
-    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
-    if wanted is object:
-        return lambda value: value
-    if wanted is float:
-        return _read_float
-    if wanted in (str, int, bool):
-        return functools.partial(_read_exactly, wanted)
-    if is_dataclass(wanted) and isinstance(wanted, type):
-        return _record_reader(wanted)
-    if origin is types.UnionType and len(arguments) == 2 and arguments[1] is types.NoneType:
-        return _optional_reader(_reader(arguments[0]))
-    if origin is tuple and arguments[1:] == (...,):
-        return _tuple_reader(_reader(arguments[0]), None)
-    if origin is tuple and len(set(arguments)) == 1:
-        return _tuple_reader(_reader(arguments[0]), len(arguments))
-    if origin is Mapping and arguments[0] is str:
-        return _mapping_reader(_reader(arguments[1]))
-    raise TypeError(f"no way to read a {wanted}")
-
-
-_NAMES: Final = {str: "a string", int: "a whole number", bool: "true or false"}
-
-
-def _read_exactly(wanted: type, value: object) -> object:
-    if type(value) is not wanted:  # not isinstance: True is an int
-        raise _Mismatch(f"{_shown(value)} is not {_NAMES[wanted]}")
-    return value
-
-
-def _read_float(value: object) -> float:
-    if type(value) is float:
-        return value
-    if type(value) is int:
-        with contextlib.suppress(OverflowError):
-            return float(value)
-    raise _Mismatch(f"{_shown(value)} is not a number")
-
-
-def _optional_reader(read: _Reader) -> _Reader:
-    return lambda value: None if value is None else read(value)
-
-
-def _tuple_reader(read: _Reader, length: int | None) -> _Reader:
-    def read_tuple(value: object) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            raise _Mismatch(f"{_shown(value)} is not a list")
-        if length is not None and len(value) != length:
-            raise _Mismatch(f"has {len(value)} entries, not {length}")
-        items = []
-        for index, item in enumerate(value):
-            try:
-                items.append(read(item))
-            except _Mismatch as mismatch:
-                raise mismatch.inside(f"[{index}]") from None
-        return tuple(items)
-
-    return read_tuple
-
-
-def _mapping_reader(read: _Reader) -> _Reader:
-    def read_mapping(value: object) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise _Mismatch(f"{_shown(value)} is not an object")
-        items = {}
-        for key, item in value.items():
-            try:
-                items[key] = read(item)
-            except _Mismatch as mismatch:
-                raise mismatch.inside(f".{key}") from None
-        return items
-
-    return read_mapping
-
-
-def _record_reader(record: type) -> _Reader:
-    hints = typing.get_type_hints(record)
-    readers = {field.name: _reader(hints[field.name]) for field in fields(record)}
-    optional = {field.name for field in fields(record) if field.default is not MISSING}
-
-    def read_record(value: object) -> Any:
-        if not isinstance(value, dict):
-            raise _Mismatch(f"{_shown(value)} is not an object")
-        items = {}
-        for name, read in readers.items():
-            if name in optional and name not in value:
-                continue
-            try:
-                if name not in value:
-                    raise _Mismatch("missing")
-                items[name] = read(value[name])
-            except _Mismatch as mismatch:
-                raise mismatch.inside(f".{name}") from None
-        try:
-            return record(**items)
-        except ValueError as error:
-            raise _Mismatch(str(error)) from error
-
-    return read_record

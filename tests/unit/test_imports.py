@@ -13,7 +13,7 @@ import kvmpc
 ROOT = Path(kvmpc.__file__).parent
 
 LAYERS = (
-    ("errors", "units", "abi", "cautions"),
+    ("errors", "units", "abi", "cautions", "schema"),
     ("syscalls", "config", "source", "interrupt", "kernelfs", "placement"),
     ("kvm", "uffd", "memory", "headroom", "tilts", "latency", "placing", "watch"),
     ("native", "guest", "host"),
@@ -30,7 +30,8 @@ LAYERS = (
 
 ONLY = {
     # What works on a JSON file from another host.
-    "results": {"errors", "units", "resultfile", "cautions"},
+    "results": {"errors", "units", "resultfile", "cautions", "schema"},
+    "schema": set(),
     "resultfile": {"errors", "units", "results"},
     "resampling": set(),
     "points": {"config", "units"},
