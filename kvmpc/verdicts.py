@@ -26,7 +26,7 @@ __all__ = [
 
 CHECK_HEADERS = ("verdict", "pager", "metric", "baseline", "now", "change", "limit", "p")
 
-_PAGER_COLUMNS = 24
+_MIN_PAGER_COLUMNS = 16  # holds fetch=pipelined
 
 
 def format_check_table(check: Check) -> str:
@@ -34,7 +34,15 @@ def format_check_table(check: Check) -> str:
     # Here and not above: importing it takes longer than `kvmpc --help` may.
     from tabulate import tabulate
 
-    body = [check_cells(verdict) for verdict in check.verdicts]
+    numbers = [check_cells(verdict) for verdict in check.verdicts]
+    taken = [max(map(len, column)) for column in zip(CHECK_HEADERS, *numbers, strict=True)]
+    separators = 2 * (len(CHECK_HEADERS) - 1)
+    room = MAX_COLUMNS - separators - sum(taken) + taken[1]
+    room = max(_MIN_PAGER_COLUMNS, room)
+    body = [
+        [status, _wrapped(verdict, room), *rest]
+        for verdict, (status, _, *rest) in zip(check.verdicts, numbers, strict=True)
+    ]
     widths = [
         max(len(line) for cell in column for line in cell.split("\n"))
         for column in zip(CHECK_HEADERS, *body, strict=True)
@@ -55,29 +63,39 @@ def format_check_table(check: Check) -> str:
 def check_cells(verdict: Verdict) -> list[str]:
     """Return the cells of a verdict, under `CHECK_HEADERS`."""
     unit = duration if verdict.metric == "p99" and verdict.new and verdict.new > 1000 else number
-    lines = [wrap_label(f"{verdict.point}:", _PAGER_COLUMNS)] if verdict.point else []
     return [
         verdict.status.upper() if verdict.red else verdict.status,
-        "\n".join([*lines, wrap_label(verdict.label, _PAGER_COLUMNS)]),
+        clean(where(verdict.point, verdict.label)),
         verdict.metric or ABSENT,
         unit(verdict.baseline),
         unit(verdict.new),
         _change(verdict),
-        f"{verdict.limit:.3g}" if not verdict.metric else f"{verdict.limit * 100:.3g}%",
+        f"{verdict.limit * 100:.3g}%" if verdict.metric else ABSENT,
         ABSENT if verdict.adjusted is None else f"{verdict.adjusted:.2g}",
     ]
+
+
+def _wrapped(verdict: Verdict, columns: int) -> str:
+    """Return point and label of a verdict in one line, or in as many as it takes."""
+    name = clean(where(verdict.point, verdict.label))
+    if len(name) <= columns:
+        return name
+    lines = textwrap.wrap(f"{clean(verdict.point)}:", columns) if verdict.point else []
+    return "\n".join([*lines, wrap_label(verdict.label, columns)])
 
 
 def _change(verdict: Verdict) -> str:
     if verdict.change is None or verdict.change_low is None or verdict.change_high is None:
         return ABSENT
     low, high = signed(verdict.change_low), signed(verdict.change_high)
-    return f"{signed(verdict.change)} [{low} to {high}]"
+    return f"{signed(verdict.change)} [{low}, {high}]"
 
 
 def signed(change: float) -> str:
-    """Return a relative change as a signed percentage."""
-    return f"{min(change * 100, 99999):+.1f}%"
+    """Return a relative change as a signed percentage of at most six letters."""
+    if change >= 9.995:
+        return ">+999%"
+    return f"{change * 100:+.0f}%" if change >= 0.9995 else f"{change * 100:+.1f}%"
 
 
 def where(point: str, label: str) -> str:

@@ -239,7 +239,12 @@ def test_a_long_point_and_label_fit_the_table(make_result: Make, make_trial: Mak
         pagers=pagers,
         labels=pagers,
     )  # fmt: skip
+    slower = [replace(t, metrics={**t.metrics, "pages_per_s": t.metrics["pages_per_s"] / 30})
+              for t in result.trials]  # fmt: skip
+    red = replace(result, trials=tuple(slower))
     for text in (
+        format_check(check([result], [red], Criteria()), "table"),
+        format_check(check([red], [result], Criteria()), "table"),
         format_check(check([result], [result], Criteria()), "table"), format_result(result, "table")
     ):  # fmt: skip
         assert max(map(len, text.splitlines())) <= MAX_COLUMNS
