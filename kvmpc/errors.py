@@ -16,6 +16,7 @@ __all__ = [
     "Interrupted",
     "KernelError",
     "KvmpcError",
+    "MismatchError",
     "ResultFileError",
     "StuckError",
     "TrialError",
@@ -58,6 +59,19 @@ class ResultFileError(UsageError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+class MismatchError(UsageError):
+    """Two results may not be compared; `problems` names each reason, with both values."""
+
+    def __init__(self, problems: list[str], remedy: str = "") -> None:
+        super().__init__("comparison", problems, remedy)
+        self.problems = problems
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        lines = ["these results cannot be compared", *(f"  {text}" for text in self.problems)]
+        return "\n".join([*lines, f"  remedy: {self.remedy}"] if self.remedy else lines)
 
 
 class HostError(KvmpcError):

@@ -9,17 +9,29 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
-from kvmpc.results import Result
-from kvmpc.stats import Row, Summary, baseline_pager, compare_rows, reference_pager
+from kvmpc.cells import ABSENT, clean, duration, number, percent, ratio, wrap_label
+from kvmpc.doubts import doubts
+from kvmpc.points import point_names
+from kvmpc.resampling import CONFIDENCE
+from kvmpc.results import Result, points_of
+from kvmpc.stats import Row, baseline_pager, compare_rows, reference_pager
 from kvmpc.units import PAGE_BYTES, format_bytes, format_ns
 
-__all__ = ["MAX_COLUMNS", "format_table", "format_warnings"]
+__all__ = [
+    "MAX_COLUMNS",
+    "format_markdown",
+    "format_table",
+    "format_warnings",
+    "markdown_table",
+    "verdict_of",
+]
 
 MAX_COLUMNS: Final = 99
 
-_ABSENT: Final = "-"
 _HEADERS: Final = (
     "pager",
     "pages/s",
@@ -50,14 +62,68 @@ _OVERLAP_NOTE: Final = (
 )
 
 
+@dataclass(frozen=True)
+class _Point:
+    """One point of a result: its name (empty where it is the only one), and its rows."""
+
+    name: str
+    result: Result
+    rows: list[Row]
+
+
 def format_table(result: Result) -> str:
-    """Return the table of `result` and the notes below it, ending in a newline."""
-    rows = compare_rows(result)
+    """Return the table of `result` and the notes below it, ending in a newline.
+
+    Each point of a sweep has a line that names the options by which it differs, and then its rows;
+    the notes are told once.
+    """
+    blocks = _blocks(result)
     notes = (
-        textwrap.fill(_clean(note), MAX_COLUMNS, subsequent_indent="  ")
-        for note in _notes(result, rows)
+        textwrap.fill(note, MAX_COLUMNS, subsequent_indent="  ")
+        for note in _told_once(result, blocks)
     )
-    return "\n".join([_table(rows), "", *notes]) + "\n"
+    return "\n".join([_table(blocks), "", *notes]) + "\n"
+
+
+def format_markdown(result: Result) -> str:
+    """Return the same table for a page or a report, ending in a newline."""
+    blocks = _blocks(result)
+    parts = []
+    for block in blocks:
+        if block.name:
+            parts.append(f"**{block.name}**")
+        parts.append(
+            markdown_table(
+                _HEADERS,
+                [
+                    [clean(row.label), *_cells(row, block.result, with_spread=True)]
+                    for row in block.rows
+                ],
+            )
+        )
+    return "\n\n".join([*parts, *_told_once(result, blocks)]) + "\n"
+
+
+def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of GitHub's kind; cells in one line each."""
+    lines = [
+        [" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in (headers, *rows)
+    ]
+    lines.insert(1, ["---"] * len(headers))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _blocks(result: Result) -> list[_Point]:
+    points = points_of(result)
+    names = point_names([point.options for point in points])
+    return [
+        _Point(clean(name), point, compare_rows(point))
+        for name, point in zip(names, points, strict=True)
+    ]
+
+
+def _told_once(result: Result, blocks: Sequence[_Point]) -> list[str]:
+    return list(dict.fromkeys(clean(note) for note in _notes(result, blocks)))
 
 
 def format_warnings(result: Result) -> list[str]:
@@ -66,7 +132,7 @@ def format_warnings(result: Result) -> list[str]:
     What several measured trials say with other numbers is said once, in the words of the first,
     with how many said it.
     """
-    told = list(dict.fromkeys(map(str, result.warnings)))
+    told = list(dict.fromkeys(map(str, (*result.warnings, *doubts(result)))))
     alike: dict[str, list[str]] = {}
     for trial in result.trials:
         for caution in trial.warnings if trial.round > 0 else ():
@@ -75,28 +141,46 @@ def format_warnings(result: Result) -> list[str]:
     for texts in alike.values():
         more = f" (so or similar in {len(texts)} trials)" if len(texts) > 1 else ""
         told.append(texts[0] + more)
-    return [_clean(f"warning: {text}") for text in told]
+    return [clean(f"warning: {text}") for text in told]
 
 
-def _table(rows: Sequence[Row]) -> str:
-    cells = [_cells(row, with_spread=True) for row in rows]
+def _table(blocks: Sequence[_Point]) -> str:
+    def cells_of(*, with_spread: bool) -> list[list[str]]:
+        return [
+            _cells(row, block.result, with_spread=with_spread)
+            for block in blocks
+            for row in block.rows
+        ]
+
+    cells = cells_of(with_spread=True)
     if _room_for_pager(cells) < _MIN_PAGER_COLUMNS:
-        cells = [_cells(row, with_spread=False) for row in rows]
+        cells = cells_of(with_spread=False)
     room = max(_MIN_PAGER_COLUMNS, _room_for_pager(cells))
-    body = [
-        [_wrap_label(row.label, room), *numbers] for row, numbers in zip(rows, cells, strict=True)
-    ]
+    labels = [wrap_label(row.label, room) for block in blocks for row in block.rows]
+    body = [[label, *numbers] for label, numbers in zip(labels, cells, strict=True)]
     rule = ["-" * width for width in _widths([_HEADERS, *body])]
     # Here and not above: importing it takes longer than `kvmpc --help` may.
     from tabulate import tabulate
 
     # The headers are rows: as headers, each would get two columns of padding.
-    return tabulate(
-        [_HEADERS, rule, *body],
-        tablefmt="plain",
-        disable_numparse=True,  # the cells are rounded already
-        colalign=("left", *["right"] * (len(_HEADERS) - 2), "left"),
+    lines = iter(
+        tabulate(
+            [_HEADERS, rule, *body],
+            tablefmt="plain",
+            disable_numparse=True,  # the cells are rounded already
+            colalign=("left", *["right"] * (len(_HEADERS) - 2), "left"),
+        ).split("\n")
     )
+    # One table, so that the columns of all points stand below each other; headings between.
+    told = list(islice(lines, 3))
+    left = iter(labels)
+    for block in blocks:
+        if block.name:
+            heading = textwrap.wrap(block.name, MAX_COLUMNS, subsequent_indent="  ")
+            told += ["", *heading]
+        for label in islice(left, len(block.rows)):
+            told += islice(lines, label.count("\n") + 1)
+    return "\n".join(told)
 
 
 def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
@@ -106,26 +190,26 @@ def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
     ]
 
 
-def _cells(row: Row, *, with_spread: bool) -> list[str]:
+def _cells(row: Row, point: Result, *, with_spread: bool) -> list[str]:
     """Return what stands right of the pager's name."""
-    share = row.share_of_none
     return [
-        _number(row.pages_per_s),
-        _number(row.mib_per_s),
-        _ratio(row.ratio, with_spread=with_spread),
-        _ABSENT if share is None else _capped(share * 100, ".0f" if share >= 1 else ".3g") + "%",
-        _duration(row.fault_p50_ns),
-        _duration(row.fault_p99_ns),
-        _number(row.cpu_s_per_gib),
-        _verdict(row),
+        number(row.pages_per_s),
+        number(row.mib_per_s),
+        ratio(row.ratio, with_spread=with_spread),
+        percent(row.share_of_none),
+        duration(row.fault_p50_ns),
+        duration(row.fault_p99_ns),
+        number(row.cpu_s_per_gib),
+        verdict_of(row, point),
     ]
 
 
-def _verdict(row: Row) -> str:
+def verdict_of(row: Row, point: Result) -> str:
+    """Return what the column "verified" says of a row: yes, zeros, no, FAILED, skipped or -."""
     if row.failed:
         return "FAILED"
     if not row.ok_trials:
-        return _ABSENT
+        return "skipped" if any(skip.pager == row.spec for skip in point.skipped) else ABSENT
     return row.verified if row.verified in ("yes", "zeros") else "no"
 
 
@@ -134,104 +218,94 @@ def _room_for_pager(cells: Sequence[Sequence[str]]) -> int:
     return MAX_COLUMNS - separators - sum(_widths([_HEADERS[1:], *cells]))
 
 
-def _wrap_label(label: str, columns: int) -> str:
-    """Return `label` in lines of at most `columns`, broken after a comma where that is possible."""
-    lines = [""]
-    for part in _clean(label).replace(",", ",\0").split("\0"):
-        if lines[-1] and len(lines[-1]) + len(part) > columns:
-            lines.append(" ")
-        lines[-1] += part
-        while len(lines[-1]) > columns:
-            lines[-1:] = [lines[-1][:columns], lines[-1][columns:]]
-    return "\n".join(lines)
-
-
-def _number(value: float | None) -> str:
-    """Return `value` with four significant digits, and commas between its thousands."""
-    if value is None:
-        return _ABSENT
-    rounded = float(f"{value:.4g}")
-    if rounded >= 1e8 or 0 < rounded < 1e-3:
-        return f"{rounded:.3g}"
-    return f"{rounded:,.0f}" if rounded >= 1000 else f"{rounded:.4g}"
-
-
-def _ratio(ratio: Summary | None, *, with_spread: bool) -> str:
-    if ratio is None:
-        return _ABSENT
-    if ratio.n == 1 or not with_spread:
-        return _three_digits(ratio.median)
-    spread = f"{_three_digits(ratio.lowest)}-{_three_digits(ratio.highest)}"
-    return f"{_three_digits(ratio.median)} [{spread}]"
-
-
-def _three_digits(value: float) -> str:
-    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
-    return _capped(value, ".3g" if value < 0.0995 else f".{decimals}f")
-
-
-def _capped(value: float, digits: str) -> str:
-    """Return `value`, or on which side of every sensible value it lies."""
-    if value > 9999:
-        return ">9999"
-    return "<0.001" if 0 < value < 0.001 else format(value, digits)
-
-
-def _duration(value_ns: float | None) -> str:
-    # Rounded before the unit is chosen: 999.9 ns is 1 us, not 1e+03 ns.
-    return _ABSENT if value_ns is None else format_ns(float(f"{value_ns:.3g}"))
-
-
-def _notes(result: Result, rows: Sequence[Row]) -> Iterator[str]:
+def _notes(result: Result, blocks: Sequence[_Point]) -> Iterator[str]:
     """Return the paragraphs below the table, most needed first."""
     if not result.finished:
         yield "UNFINISHED: this run was stopped or is still going; the table holds what there is."
     if not result.trials:
         yield "No trial was run."
-    yield from _failures(rows)
-    yield from _references(result, rows)
-    yield _work(result)
+    for block in blocks:
+        yield from _failures(block)
+    yield from _skipped(blocks)
+    for block in blocks:
+        yield from _references(block)
+    yield _work(result, blocks)
     yield _host(result.host)
-    shown = [row for row in rows if row.ok_trials]
+    shown = [row for block in blocks for row in block.rows if row.ok_trials]
     if any("(sigbus)" in row.label for row in shown):
         yield _SIGBUS_NOTE
     if any(row.verified == "zeros" for row in shown):
         yield _ZEROS_NOTE
     if any(row.spec == "none,host=populated" for row in shown):
         yield _POPULATED_NOTE
-    if shown and _option(result, "overlap"):
+    if any(block.result.options.get("overlap") for block in blocks if block.result.trials):
         yield _OVERLAP_NOTE
 
 
-def _failures(rows: Sequence[Row]) -> Iterator[str]:
-    for row in rows:
+def _failures(block: _Point) -> Iterator[str]:
+    for row in block.rows:
         total = row.ok_trials + row.failed_trials
+        where = f" at {block.name}" if block.name else ""
         for error in row.errors:
-            yield f"{row.label} failed ({row.failed_trials} of {total} trials): {error}"
+            yield f"{row.label} failed{where} ({row.failed_trials} of {total} trials): {error}"
 
 
-def _references(result: Result, rows: Sequence[Row]) -> Iterator[str]:
+def _skipped(blocks: Sequence[_Point]) -> Iterator[str]:
+    """Say what this host could not run; what has the same reason, together."""
+    where: dict[str, list[str]] = {}
+    for block in blocks:
+        labels = {row.spec: row.label for row in block.rows}
+        for skip in block.result.skipped:
+            what = labels.get(skip.pager, skip.pager)
+            where.setdefault(skip.reason, []).append(
+                f"{what} at {block.name}" if block.name else what
+            )
+    for reason, skipped in where.items():
+        yield f"skipped {', '.join(skipped)}: {reason}"
+
+
+def _references(block: _Point) -> Iterator[str]:
     """Say what ratio and share refer to, or why there is none."""
+    rows = block.rows
     by_spec = {row.spec: row for row in rows}
-    baseline = by_spec.get(baseline_pager(result) or "")
-    reference = by_spec.get(reference_pager(result) or "")
+    baseline = by_spec.get(baseline_pager(block.result) or "")
+    reference = by_spec.get(reference_pager(block.result) or "")
+    where = f" at {block.name}" if block.name else ""
     if baseline is not None:
         if baseline.failed:
-            yield f"No ratios: {baseline.label}, which they would refer to, failed."
+            yield f"No ratios{where}: {baseline.label}, which they would refer to, failed."
         elif len(rows) > 1:
-            yield f"ratio: to {baseline.label}, in the same round; median [lowest-highest]."
+            yield f"ratio: to {baseline.label}, in the same round; {_spread_note(rows)}."
     if reference is not None:
         if reference.failed:
-            yield f"No shares: {reference.label}, which they would refer to, failed."
+            yield f"No shares{where}: {reference.label}, which they would refer to, failed."
         elif len(rows) > 1:
             yield f"of none: to {reference.label}, in the same round; median."
 
 
-def _work(result: Result) -> str:
-    vcpus, part = _count(result, "vcpus"), _count(result, "mem_per_vcpu_bytes")
-    touched, delay_ns = _count(result, "touch_pages"), _count(result, "fetch_delay_ns")
-    overlap = bool(_option(result, "overlap"))
-    said = []
+def _spread_note(rows: Sequence[Row]) -> str:
+    """Say what stands in the brackets behind a median, and of how many rounds it comes."""
+    ratios = [row.ratio for row in rows if row.ratio is not None]
+    rounds = max((ratio.n for ratio in ratios), default=0)
+    if rounds < 2:
+        return "one round"
+    if all(ratio.is_range for ratio in ratios):
+        return f"median [range of the {rounds} rounds, too few for an interval]"
+    return f"median [{CONFIDENCE:.0%} interval] of {rounds} rounds"
+
+
+def _work(result: Result, blocks: Sequence[_Point]) -> str:
+    """Say what all points have in common, or all there is to say of the only one."""
+    known = [block.result.options for block in blocks]
+    alike = {
+        name: value
+        for name, value in known[0].items()
+        if all(options.get(name) == value for options in known)
+    }
+    vcpus, part = _count(alike, "vcpus"), _count(alike, "mem_per_vcpu_bytes")
+    touched, delay_ns = _count(alike, "touch_pages"), _count(alike, "fetch_delay_ns")
+    overlap = bool(alike.get("overlap"))
+    said = [f"{len(blocks)} points"] if len(blocks) > 1 else []
     if vcpus is not None and part is not None:
         guest = f"{vcpus} vCPU{'' if vcpus == 1 else 's'}"
         if overlap:
@@ -242,7 +316,9 @@ def _work(result: Result) -> str:
         if touched is not None and touched < part // PAGE_BYTES:
             whose = "the part they share" if overlap else "each part"
             said.append(f"sparse: {touched:,} of {part // PAGE_BYTES:,} pages of {whose} touched")
-    said += [str(word) for name in ("order", "access") if (word := _option(result, name))]
+    if vcpus is None and part is not None and len(blocks) > 1:
+        said.append(f"{format_bytes(part)} of memory {'shared' if overlap else 'a vCPU'}")
+    said += [str(word) for name in ("order", "access") if (word := alike.get(name))]
     if delay_ns:
         said.append(f"fetch delay {format_ns(delay_ns)}")
     rounds = len({trial.round for trial in result.trials if trial.round > 0})
@@ -270,17 +346,6 @@ def _group(facts: Mapping[str, object], name: str) -> Mapping[str, object]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _option(result: Result, name: str) -> object:
-    return result.options.get(name)
-
-
-def _count(result: Result, name: str) -> int | None:
-    found = _option(result, name)
+def _count(options: Mapping[str, object], name: str) -> int | None:
+    found = options.get(name)
     return found if isinstance(found, int) and not isinstance(found, bool) else None
-
-
-def _clean(text: str) -> str:
-    """Return `text` without what is not for print: escapes, and halves of characters."""
-    return "".join(
-        letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text
-    )

@@ -21,7 +21,7 @@ from typing import Self
 from kvmpc.errors import KernelError, UsageError, describe_errno
 from kvmpc.results import Result, json_parts, to_json, trial_json
 
-__all__ = ["ResultWriter"]
+__all__ = ["ResultWriter", "replace_file"]
 
 
 class ResultWriter:
@@ -204,6 +204,14 @@ def _write_at(fd: int, text: str, offset: int) -> None:
     while data:
         written = os.pwrite(fd, data, offset)
         data, offset = data[written:], offset + written
+
+
+def replace_file(file: str, text: str, *, fresh: bool = False) -> None:
+    """Put `text` (ASCII) into `file` at once: whoever looks finds the old or the new, all of it.
+
+    fresh: only where there is no such file yet. Raises: OSError.
+    """
+    os.close(_replace(file, text, keep=not fresh))
 
 
 def _replace(file: str, text: str, *, keep: bool) -> int:

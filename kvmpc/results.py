@@ -35,9 +35,12 @@ __all__ = [
     "Result",
     "Skip",
     "TrialResult",
+    "check_version",
+    "from_document",
     "from_json",
     "json_parts",
     "load",
+    "load_document",
     "points_of",
     "salvage",
     "to_json",
@@ -50,7 +53,7 @@ VERSION: Final = 2
 
 _OLDEST: Final = 2
 
-_TAIL: Final = ("finished", "skipped")
+_TAIL: Final = ("finished", "skipped", "during")
 """What stands behind the trials, because it changes as they come."""
 
 OK: Final = "ok"
@@ -175,6 +178,7 @@ class Result:
         point; `points_of` takes a result apart.
     skipped: what this host could not run.
     spec: the sweep's spec as it was run, TOML.
+    during: what else the host did during the run, as ``watch.HostWatch`` gives it; None if unknown.
     """
 
     tool_version: str
@@ -190,6 +194,7 @@ class Result:
     points: tuple[Point, ...] = ()
     skipped: tuple[Skip, ...] = ()
     spec: str | None = None
+    during: Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
         last = max(0, len(self.points) - 1)
@@ -282,27 +287,20 @@ def _plain(value: object) -> object:
 
 
 def from_json(text: str, path: str) -> Result:
-    """Return the result in the document `text`; `path` is what an error calls it.
+    """Return the result in the document `text`, as `from_document` does."""
+    return from_document(_parse(text, path), path)
+
+
+def from_document(document: object, path: str) -> Result:
+    """Return the result in a parsed document; `path` is what an error calls it.
 
     Raises: ResultFileError, whose reason says what is wrong and where.
     """
-    document = _parse(text, path)
     if not isinstance(document, dict) or "schema" not in document:
         raise ResultFileError(path, "JSON, but not a kvmpc result")
     if document["schema"] != SCHEMA:
         raise ResultFileError(path, f"of schema {document['schema']!r}, not {SCHEMA!r}")
-    version = document.get("version")
-    if type(version) is not int or version < 1:
-        raise ResultFileError(path, f"version: {shown(version)} is not a version number")
-    if version > VERSION:
-        raise ResultFileError(
-            path,
-            f"version {version} is newer than this kvmpc reads ({VERSION}): upgrade kvmpc",
-        )
-    if version < _OLDEST:
-        raise ResultFileError(
-            path, f"version {version} is older than this kvmpc reads ({_OLDEST}): measure again"
-        )
+    check_version(document.get("version"), path, newest=VERSION, oldest=_OLDEST)
     try:
         result: Result = reader(Result)(document)
     except Mismatch as mismatch:
@@ -310,8 +308,27 @@ def from_json(text: str, path: str) -> Result:
     return result
 
 
+def check_version(version: object, path: str, *, newest: int, oldest: int) -> None:
+    """Refuse a document of a version that cannot be read here. Raises: ResultFileError."""
+    if type(version) is not int or version < 1:
+        raise ResultFileError(path, f"version: {shown(version)} is not a version number")
+    if version > newest:
+        raise ResultFileError(
+            path, f"version {version} is newer than this kvmpc reads ({newest}): upgrade kvmpc"
+        )
+    if version < oldest:
+        raise ResultFileError(
+            path, f"version {version} is older than this kvmpc reads ({oldest}): measure again"
+        )
+
+
 def load(path: str) -> Result:
-    """Return the result in the file `path`, or on standard input for ``-``.
+    """Return the result in a file, as `load_document` and `from_document` do."""
+    return from_document(load_document(path), _called(path))
+
+
+def load_document(path: str) -> object:
+    """Return the parsed JSON in the file `path`, or on standard input for ``-``.
 
     Raises: ResultFileError.
     """
@@ -320,12 +337,16 @@ def load(path: str) -> Result:
     except OSError as error:
         reason = f"cannot be read: {describe_errno(error.errno or 0)}"
         raise ResultFileError(path, reason) from error
-    shown = "standard input" if path == "-" else path
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ResultFileError(shown, f"not JSON: byte {error.start} is not UTF-8") from error
-    return from_json(text, shown)
+        reason = f"not JSON: byte {error.start} is not UTF-8"
+        raise ResultFileError(_called(path), reason) from error
+    return _parse(text, _called(path))
+
+
+def _called(path: str) -> str:
+    return "standard input" if path == "-" else path
 
 
 class _NotFinite(ValueError):

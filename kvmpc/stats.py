@@ -1,4 +1,4 @@
-"""What the numbers of a result say, as numbers: medians, paired ratios, percentiles, table rows.
+"""What the numbers of a result say, as numbers: medians with intervals, paired ratios, table rows.
 
 Pure functions of records; rounds nothing, formats nothing, and says None where there is no
 number. A comparison is always paired: a ratio is taken inside one round, where both pagers met the
@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from kvmpc.resampling import FEWEST_FOR_INTERVAL, median_interval
 from kvmpc.results import FAILED, OK, Result, TrialResult
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "quantile_cycles",
     "reference_pager",
     "summarise",
+    "summarise_ratios",
+    "values_of",
 ]
 
 Histogram = Sequence[tuple[int, int, int]]
@@ -34,12 +37,22 @@ Histogram = Sequence[tuple[int, int, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The middle and the spread of `n` values."""
+    """The middle and the spread of `n` values.
+
+    low, high: 95 % interval of the median, by bootstrap; the range where `n` is too small for one.
+    """
 
     median: float
     lowest: float
     highest: float
+    low: float
+    high: float
     n: int
+
+    @property
+    def is_range(self) -> bool:
+        """Whether `n` is too small for an interval."""
+        return self.n < FEWEST_FOR_INTERVAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +64,7 @@ class Row:
 
     ok_trials: verified, measured trials; failed_trials: failed ones, warm-ups included.
     errors: why they failed, without repetitions.
-    pages_per_s, mib_per_s, cpu_s_per_gib: medians over rounds.
+    pages_per_s, mib_per_s, cpu_s_per_gib: medians over rounds; rate: pages_per_s with its interval.
     ratio: rate over the rate of the first pager that fetches, per round.
     share_of_none: median of the rate over the rate of the first pager that does not fetch.
     fault_p50_ns, fault_p99_ns: medians over rounds of a guest touch's time.
@@ -63,7 +76,7 @@ class Row:
     ok_trials: int
     failed_trials: int
     errors: tuple[str, ...]
-    pages_per_s: float | None
+    rate: Summary | None
     mib_per_s: float | None
     ratio: Summary | None
     share_of_none: float | None
@@ -77,6 +90,11 @@ class Row:
         """Whether any trial of this pager failed."""
         return self.failed_trials > 0
 
+    @property
+    def pages_per_s(self) -> float | None:
+        """The median rate."""
+        return None if self.rate is None else self.rate.median
+
 
 def median(values: Iterable[float]) -> float | None:
     """Return the median, or None of nothing."""
@@ -88,12 +106,15 @@ def median(values: Iterable[float]) -> float | None:
 
 
 def summarise(values: Iterable[float]) -> Summary | None:
-    """Return median, lowest, highest and number of `values`, or None of nothing."""
+    """Return middle and spread of `values`, or None of nothing."""
     known = sorted(values)
     middle = median(known)
     if middle is None:
         return None
-    return Summary(median=middle, lowest=known[0], highest=known[-1], n=len(known))
+    low, high = median_interval(known)
+    return Summary(
+        median=middle, lowest=known[0], highest=known[-1], low=low, high=high, n=len(known)
+    )
 
 
 def summarise_ratios(ratios: Iterable[float]) -> Summary | None:
@@ -108,6 +129,8 @@ def summarise_ratios(ratios: Iterable[float]) -> Summary | None:
         median=math.exp(logarithms.median),
         lowest=math.exp(logarithms.lowest),
         highest=math.exp(logarithms.highest),
+        low=math.exp(logarithms.low),
+        high=math.exp(logarithms.high),
         n=logarithms.n,
     )
 
@@ -214,13 +237,13 @@ def _row(result: Result, spec: str, *, baseline: str | None, reference: str | No
         ok_trials=len(ok),
         failed_trials=len(failed),
         errors=tuple(dict.fromkeys(trial.error or "" for trial in failed)),
-        pages_per_s=_median_of(usable, "pages_per_s"),
-        mib_per_s=_median_of(usable, "mib_per_s"),
+        rate=summarise(values_of(usable, "pages_per_s")),
+        mib_per_s=median(values_of(usable, "mib_per_s")),
         ratio=summarise_ratios(ratios(baseline)),
         share_of_none=share.median if share else None,
-        fault_p50_ns=_median_of(faults, "fault_p50_ns"),
-        fault_p99_ns=_median_of(faults, "fault_p99_ns"),
-        cpu_s_per_gib=_median_of(usable, "cpu_s_per_gib"),
+        fault_p50_ns=median(values_of(faults, "fault_p50_ns")),
+        fault_p99_ns=median(values_of(faults, "fault_p99_ns")),
+        cpu_s_per_gib=median(values_of(usable, "cpu_s_per_gib")),
         verified=verified.pop() if len(verified) == 1 else None,
     )
 
@@ -238,5 +261,6 @@ def _by_round(result: Result, spec: str, metric: str) -> dict[int, float]:
     }
 
 
-def _median_of(trials: Sequence[TrialResult], metric: str) -> float | None:
-    return median(trial.metrics[metric] for trial in trials if metric in trial.metrics)
+def values_of(trials: Iterable[TrialResult], metric: str) -> list[float]:
+    """Return `metric` of each trial that has it, in their order."""
+    return [trial.metrics[metric] for trial in trials if metric in trial.metrics]

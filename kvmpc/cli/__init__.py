@@ -9,6 +9,7 @@ import traceback
 
 import click
 
+from kvmpc.cli.judging import baseline, check
 from kvmpc.cli.measuring import compare, run, sweep
 from kvmpc.cli.output import EXIT_FAILED, EXIT_HOST, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from kvmpc.cli.probing import probe
@@ -29,8 +30,8 @@ Examples:
   kvmpc show result.json
 
 \b
-Exit codes: 0 ok, 2 wrong usage, 3 this host cannot (the message says what would help),
-4 a trial failed, 130 interrupted.
+Exit codes: 0 ok, 1 regression, 2 wrong usage or no comparison, 3 this host cannot (the message
+says what would help), 4 a trial failed, 130 interrupted.
 """
 
 
@@ -44,7 +45,7 @@ def cli() -> None:
     """
 
 
-for _command in (probe, compare, run, sweep, show):
+for _command in (probe, compare, run, sweep, show, baseline, check):
     cli.add_command(_command)
 
 _EXIT_CODES: tuple[tuple[type[KvmpcError], int], ...] = (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmpc.cli.options import PAGERS_HELP, work_options
+from kvmpc.cli.options import PAGERS_HELP, format_option, work_options
 from kvmpc.cli.output import EXIT_FAILED, format_time, print_result, progress, say_stopping
 from kvmpc.errors import KernelError, KvmpcError, UsageError
 
@@ -40,6 +40,7 @@ Examples:
 @click.option("--rounds", type=int, metavar="N", default=3, show_default=True,
               help="Measured trials of each pager, interleaved.")  # fmt: skip
 @work_options
+@format_option
 def compare(pagers: tuple[str, ...], **options: Any) -> None:
     """Measure several pagers on the same guest, side by side.
 
@@ -54,6 +55,7 @@ def compare(pagers: tuple[str, ...], **options: Any) -> None:
 @click.option("--rounds", type=int, metavar="N", default=1, show_default=True,
               help="Measured trials.")  # fmt: skip
 @work_options
+@format_option
 def run(pager: str, **options: Any) -> None:
     """Measure one PAGER."""
     _measure_options((pager,), options)
@@ -69,6 +71,7 @@ def run(pager: str, **options: Any) -> None:
               help="Go on with that file: no finished trial is measured again.")  # fmt: skip
 @click.option("--profile", is_flag=True, help="As a line `profile = true` in the spec.")
 @click.option("--yes", is_flag=True, help="Also if it takes more than an hour, or 10,000 trials.")
+@format_option
 def sweep(
     spec: str,
     settings: tuple[str, ...],
@@ -76,6 +79,7 @@ def sweep(
     resumed: bool,
     profile: bool,
     yes: bool,
+    kind: str,
 ) -> None:
     """Measure every combination of the options in SPEC, interleaved, and keep every value.
 
@@ -88,7 +92,7 @@ def sweep(
     path = json_path or f"{os.path.splitext(os.path.basename(spec))[0]}.json"
     if not resumed and path != "-" and os.path.isfile(path) and os.path.getsize(path):
         raise UsageError("--json", path, "a new file, or --resume to go on with this one")
-    measure_plan(plan, json_path=path, resumed=resumed, confirmed=yes)
+    measure_plan(plan, json_path=path, resumed=resumed, confirmed=yes, kind=kind)
 
 
 def _measure_options(pagers: tuple[str, ...], options: dict[str, Any]) -> None:
@@ -103,11 +107,18 @@ def _measure_options(pagers: tuple[str, ...], options: dict[str, Any]) -> None:
         watchdog_s=options["watchdog"],
         profile=options["profile"],
     )
-    measure_plan(plan, json_path=options["json_path"], confirmed=options["yes"])
+    measure_plan(
+        plan, json_path=options["json_path"], confirmed=options["yes"], kind=options["kind"]
+    )
 
 
 def measure_plan(
-    plan: Plan, *, json_path: str | None, resumed: bool = False, confirmed: bool = False
+    plan: Plan,
+    *,
+    json_path: str | None,
+    resumed: bool = False,
+    confirmed: bool = False,
+    kind: str = "table",
 ) -> None:
     """Check the host, measure, save after each trial, show."""
     from kvmpc.interrupt import interruptible
@@ -121,7 +132,7 @@ def measure_plan(
     ):
         schedule, result = _prepare(kvm, plan, json_path if resumed else None)
         result, stopped = _measure(kvm, schedule, result, writer, interrupt, confirmed)
-    print_result(result, err=json_path == "-")
+    print_result(result, err=json_path == "-", kind=kind)
     if stopped is not None:
         raise stopped
     if any(trial.status != "ok" for trial in result.trials):
@@ -168,7 +179,9 @@ def _measure(
     from dataclasses import replace
 
     from kvmpc.schedule import Clock, measure
+    from kvmpc.watch import HostWatch
 
+    watch = HostWatch()
     clock, left, stopped = Clock(), list(schedule.steps()), None
     first_point = len(list(itertools.takewhile(lambda step: step.point == left[0].point, left)))
     if writer:
@@ -190,6 +203,7 @@ def _measure(
             result = replace(result, finished=True)
         except KvmpcError as error:
             stopped = error  # what was measured is shown all the same
+    result = replace(result, during=watch.facts())
     if writer:
         try:
             writer.finish(result)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-__all__ = ["PAGERS_HELP", "work_options"]
+__all__ = ["PAGERS_HELP", "format_option", "work_options"]
 
 
 PAGERS_HELP = """\b
@@ -16,6 +16,18 @@ PAGER is name[,key=value...]:
   uffd[,readers=R][,uffds=one|per-vcpu|K][,fetch=pipelined|blocking]
   exit[,uffds=one|per-vcpu|K]
 """
+
+
+def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--format``, as `kind`."""
+    return click.option(
+        "--format",
+        "kind",
+        type=click.Choice(["table", "markdown", "csv", "json", "ktap"]),
+        default="table",
+        show_default=True,
+        help="How to print it; json and csv have derived numbers, unrounded.",
+    )(command)
 
 
 def work_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -85,12 +85,13 @@ def format_time(seconds: float) -> str:
     return f"about {minutes} min" if minutes < 90 else f"about {minutes // 60} h {minutes % 60} min"
 
 
-def print_result(result: Result, *, err: bool) -> None:
+def print_result(result: Result, *, err: bool, kind: str = "table") -> None:
+    from kvmpc.formats import format_result
     from kvmpc.profiletable import format_profiles
-    from kvmpc.report import format_table, format_warnings
+    from kvmpc.report import format_warnings
 
-    say(format_table(result), err=err)
-    profiles = format_profiles(result)
+    say(format_result(result, kind), err=err, newline=kind == "table")
+    profiles = format_profiles(result) if kind == "table" else ""
     if profiles:
         say(f"\n{profiles}", err=err)
     for warning in format_warnings(result):
@@ -104,14 +105,14 @@ def say_stopping(signal_name: str) -> None:
         os.write(2, f"kvmpc: {signal_name}: {text}\n".encode())
 
 
-def say(text: str, *, err: bool = False) -> None:
+def say(text: str, *, err: bool = False, newline: bool = True) -> None:
     """Print `text`; where whoever read our output has left, there is nobody to tell.
 
     Here and not in `main`: a closed pipe must not change the exit code, nor be made click's 1,
-    which is ours for a regression.
+    which is ours for a regression. newline: whether to end it with one more.
     """
     try:
-        click.echo(text, err=err)
+        click.echo(text, err=err, nl=newline)
     except BrokenPipeError:
         stream = sys.stderr if err else sys.stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -213,7 +213,11 @@ def _examples(help_text: str) -> list[list[str]]:
     return commands
 
 
-@pytest.mark.parametrize("command", [[], ["probe"], ["show"]], ids=["kvmpc", "probe", "show"])
+@pytest.mark.parametrize(
+    "command",
+    [[], ["probe"], ["show"], ["check"], ["baseline"], ["baseline", "save"]],
+    ids=lambda words: " ".join(["kvmpc", *words]),
+)
 def test_help_ends_with_examples(kvmpc, command):
     finished = kvmpc(*command, "--help")
     assert finished.code == 0

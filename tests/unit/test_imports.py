@@ -15,9 +15,11 @@ ROOT = Path(kvmpc.__file__).parent
 LAYERS = (
     ("errors", "units", "abi", "cautions", "schema"),
     ("syscalls", "config", "source", "interrupt", "kernelfs", "placement"),
-    ("kvm", "uffd", "memory", "headroom", "tilts", "latency", "placing"),
+    ("kvm", "uffd", "memory", "headroom", "tilts", "latency", "placing", "watch"),
     ("native", "guest", "host", "kvmstats"),
-    ("pagers", "crew", "verify", "results", "resultfile", "stats", "report"),
+    ("pagers", "crew", "verify", "results", "resultfile", "resampling", "points", "stats"),
+    ("doubts", "hostmatch", "criteria", "matching", "gate", "baselines"),
+    ("cells", "report", "verdicts", "ktap", "formats"),
     ("tally", "limits", "failures", "profile", "profiletable"),
     ("perf",),
     ("trial",),
@@ -35,8 +37,19 @@ ONLY = {
     "profile": {"cautions", "results"},
     "profiletable": {"profile", "results"},
     "resultfile": {"errors", "units", "results"},
-    "stats": {"errors", "units", "results", "resultfile"},
-    "report": {"errors", "units", "results", "resultfile", "stats"},
+    "resampling": set(),
+    "points": {"config", "units"},
+    "stats": {"errors", "units", "results", "resultfile", "resampling"},
+    "doubts": {"cautions", "points", "resampling", "results", "stats"},
+    "hostmatch": {"cautions", "results", "units"},
+    "criteria": {"errors", "hostmatch"},
+    "matching": {"cautions", "errors", "hostmatch", "points", "results", "stats"},
+    "gate": {"cautions", "criteria", "errors", "matching", "resampling", "results", "stats"},
+    "baselines": {"errors", "results", "resultfile"},
+    "cells": {"stats", "units"},
+    "report": {"cells", "doubts", "points", "resampling", "results", "stats", "units"},
+    "verdicts": {"cells", "doubts", "gate", "report", "results"},
+    "ktap": {"cells", "gate", "points", "report", "results", "stats", "verdicts"},
     # What reads the host's files.
     "kernelfs": {"errors", "units"},
     "headroom": {"errors", "units", "kernelfs"},
@@ -138,7 +151,9 @@ def test_no_two_modules_import_each_other_in_a_circle() -> None:
         visit(module, ())
 
 
-@pytest.mark.parametrize("name", ["results", "resultfile", "stats", "report", "profiletable"])
+@pytest.mark.parametrize(
+    "name", ["results", "resultfile", "report", "baselines", "gate", "formats", "profiletable"]
+)
 def test_what_works_on_a_file_from_another_host_reaches_nothing_of_kvm(name: str) -> None:
     reached: set[str] = set()
     left = [name]

@@ -173,12 +173,12 @@ def test_warnings_alike_are_told_once_and_warm_ups_not_at_all(
 ) -> None:
     drifts = [
         make_trial("uffd", n, warnings=(Caution("tsc", f"the TSC drifts by {n}.5%", "wait"),))
-        for n in range(3)
+        for n in range(4)
     ]
     result = make_result(*drifts, warnings=(Caution("ksm", "KSM runs\n ", "stop it"),))
     assert format_warnings(result) == [
         "warning: KSM runs  ; stop it",
-        "warning: uffd: the TSC drifts by 1.5%; wait (so or similar in 2 trials)",
+        "warning: uffd: the TSC drifts by 1.5%; wait (so or similar in 3 trials)",
     ]
     assert "drifts" not in format_table(result)
 

@@ -36,8 +36,18 @@ def test_the_median_of_an_even_number_lies_between_the_two_in_the_middle() -> No
 
 
 def test_a_summary_has_the_middle_the_ends_and_the_number() -> None:
-    assert summarise([3.0, 1.0, 2.0]) == Summary(median=2, lowest=1, highest=3, n=3)
+    assert summarise([3.0, 1.0, 2.0]) == Summary(median=2, lowest=1, highest=3, low=1, high=3, n=3)
     assert summarise([]) is None
+
+
+def test_from_six_values_on_there_is_an_interval_within_the_range() -> None:
+    few, enough = summarise(map(float, range(5))), summarise(map(float, range(25)))
+    assert few is not None
+    assert enough is not None
+    assert few.is_range
+    assert (few.low, few.high) == (few.lowest, few.highest)
+    assert not enough.is_range
+    assert enough.lowest < enough.low < enough.median < enough.high < enough.highest
 
 
 def test_cycles_become_ns_at_the_rate_of_the_counter() -> None:
@@ -125,11 +135,11 @@ def test_a_row_has_medians_ratio_and_share(make_result: Make, make_trial: Make) 
     assert rows["exit"].label == "exit(sigbus)"
     assert rows["exit"].pages_per_s == 2000
     assert rows["exit"].mib_per_s == 2000 / 256
-    assert rows["exit"].ratio == Summary(median=1.5, lowest=1.0, highest=2.0, n=3)
+    assert rows["exit"].ratio == summarise([1.0, 1.5, 2.0])
     assert rows["exit"].share_of_none == 0.5
     assert rows["exit"].cpu_s_per_gib == 2.5
     assert rows["exit"].fault_p99_ns == 999_900
-    assert rows["uffd"].ratio == Summary(median=1, lowest=1, highest=1, n=3)
+    assert rows["uffd"].ratio == summarise([1.0, 1.0, 1.0])
     assert rows["none"].share_of_none == 1
     assert rows["exit"].verified == "yes"
     assert (rows["exit"].ok_trials, rows["exit"].failed_trials) == (3, 0)

@@ -1,0 +1,287 @@
+"""``kvmpc baseline`` and ``kvmpc check`` as a process: exit codes, and which stream gets what."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvmpc.results import Result, TrialResult, to_json
+
+HOST = {
+    "kernel": {"release": "6.1.0"},
+    "cpu": {"model": "AMD EPYC 7B13", "allowed_count": 8},
+    "kvm": {"second_level_paging": "npt"},
+}
+RATES = {"none": 4e5, "uffd": 1e5, "exit": 2e5}
+
+
+def _trial(pager: str, number: int, rate: float, **changes: Any) -> TrialResult:
+    metrics = {"pages_per_s": rate, "fault_p99_ns": 1e10 / rate, "cpu_s_per_gib": 1e6 / rate}
+    fields: dict[str, Any] = {
+        "pager": pager, "label": pager.replace("exit", "exit(sigbus)"), "round": number,
+        "fetches": pager != "none", "status": "ok", "error": None, "verified": "yes", "vcpus": 2,
+        "expected_pages": 46, "sparse": False, "elapsed_ns": 46_000_000, "metrics": metrics,
+        "counts": {}, "histogram_cycles": (), "guest_tsc_khz": None, "guest_tsc_is_host_tsc": None,
+        "per_vcpu": {}, "per_reader": {}, "pages_per_node": {}, "warnings": (),
+    }  # fmt: skip
+    return TrialResult(**(fields | changes))
+
+
+def _result(seed: int = 1, rounds: int = 10, *, host: Any = HOST, **slower: float) -> Result:
+    draw = random.Random(seed)
+    trials = [
+        _trial(pager, number, rate * draw.lognormvariate(0, 0.02) / slower.get(pager, 1))
+        for number in range(1, rounds + 1)
+        for pager, rate in RATES.items()
+    ]
+    return Result(
+        tool_version="0.1.0", command=("kvmpc",), started="2025-01-31T12:00:00+00:00",
+        finished=True, options={"vcpus": 2, "mem_per_vcpu_bytes": 1 << 20}, pagers=tuple(RATES),
+        labels=tuple(t.label for t in trials[:3]), host=host, trials=tuple(trials), warnings=(),
+    )  # fmt: skip
+
+
+Keep = Callable[[str, Result], str]
+
+
+@pytest.fixture
+def keep(kvmpc, monkeypatch) -> Keep:
+    """Write a result into the test's folder and return its path; the store is there too."""
+    monkeypatch.setenv("KVMPC_BASELINES", str(kvmpc.folder / "kept"))
+
+    def write(name: str, result: Result) -> str:
+        path = Path(kvmpc.folder, f"{name}.json")
+        path.write_text(to_json(result))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def lab1(kvmpc, keep) -> str:
+    """Save a baseline, and return its name."""
+    assert kvmpc("baseline", "save", "lab1", keep("old", _result())).code == 0
+    return "lab1"
+
+
+def test_baselines_are_saved_listed_and_removed(kvmpc, keep):
+    old = keep("old", _result())
+    empty = kvmpc("baseline", "list")
+    assert (empty.code, empty.stdout) == (0, "")
+    assert "none is kept" in empty.error
+    saved = kvmpc("baseline", "save", "lab1", old, old)
+    assert (saved.code, saved.stderr) == (0, "")
+    assert "lab1: 2 runs kept in" in saved.stdout
+    assert "lab1" in kvmpc("baseline", "list").stdout
+    assert kvmpc("baseline", "remove", "lab1").code == 0
+    assert kvmpc("baseline", "list").stdout == ""
+    again = kvmpc("baseline", "remove", "lab1")
+    assert again.code == 2
+    assert "a name that is saved" in again.error
+
+
+def test_a_name_that_is_taken_is_refused_without_force(kvmpc, keep, lab1):
+    old = keep("old", _result(2))
+    finished = kvmpc("baseline", "save", lab1, old)
+    assert finished.code == 2
+    assert "--force" in finished.error
+    assert kvmpc("baseline", "save", lab1, old, "--force").code == 0
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".x", "x.json"])
+def test_a_name_that_is_a_path_is_refused(kvmpc, keep, name):
+    finished = kvmpc("baseline", "save", name, keep("old", _result()))
+    assert finished.code == 2
+    assert not (kvmpc.folder / "kept").exists()
+
+
+def test_a_baseline_with_failed_trials_is_kept_with_a_warning(kvmpc, keep):
+    result = _result()
+    failed = _trial("uffd", 11, 1.0, status="failed", error="lost", verified=None, metrics={})
+    result = replace(result, trials=(*result.trials, failed), finished=False)
+    finished = kvmpc("baseline", "save", "lab1", keep("old", result))
+    assert finished.code == 0
+    assert "1 of 31 trials failed" in finished.stderr
+    assert "did not finish" in finished.stderr
+
+
+@pytest.mark.usefixtures("lab1")
+@pytest.mark.parametrize("against", ["lab1", "old.json", "./old.json"])
+def test_the_same_thing_measured_again_is_ok(kvmpc, keep, against):
+    finished = kvmpc("check", keep("new", _result(2)), "--against", against)
+    assert finished.code == 0, finished.stdout
+    assert finished.stderr == ""
+    assert "ok: 9 same." in finished.told
+
+
+def test_a_regression_is_red_first_and_exit_code_1(kvmpc, keep, lab1):
+    finished = kvmpc("check", keep("new", _result(2, uffd=1.15)), "--against", lab1)
+    assert finished.code == 1
+    assert finished.stderr == ""
+    assert finished.stdout.splitlines()[2].split()[:3] == ["WORSE", "uffd", "rate"]
+    assert "REGRESSION: 2 worse, 7 same." in finished.told
+
+
+def test_an_improvement_is_told_and_not_red(kvmpc, keep, lab1):
+    finished = kvmpc("check", keep("new", _result(2, uffd=0.8)), "--against", lab1)
+    assert finished.code == 0
+    assert "better" in finished.stdout
+
+
+def test_limits_and_alpha_are_settable_per_metric(kvmpc, keep, lab1):
+    new = keep("new", _result(2, uffd=1.15))
+    loose = ("--limit", "rate=20%", "--limit", "cpu=off", "--limit", "p99=0.3")
+    finished = kvmpc("check", new, "--against", lab1, *loose, "--alpha", "0.05")
+    assert finished.code == 0
+    assert " cpu " not in finished.stdout
+    strict = ("--alpha", "rate=0.000001", "--alpha", "cpu=0.000001", "--limit", "p99=off")
+    assert kvmpc("check", new, "--against", lab1, *strict).code == 2
+
+
+def test_what_the_whole_host_lost_is_divided_out_when_asked(kvmpc, keep, lab1):
+    new = keep("new", _result(2, none=1.3, uffd=1.3, exit=1.3))
+    assert kvmpc("check", new, "--against", lab1).code == 1
+    finished = kvmpc("check", new, "--against", lab1, "--normalise")
+    assert finished.code == 0
+    assert "normalised: every value is a ratio" in finished.told
+
+
+def test_a_pager_that_fails_now_is_exit_code_4_and_a_regression_beside_it_1(kvmpc, keep, lab1):
+    failed = _trial("exit", 11, 1.0, status="failed", error="lost", verified=None, metrics={})
+    for slower, code in ((1.0, 4), (1.3, 1)):
+        result = _result(2, uffd=slower)
+        new = keep("new", replace(result, trials=(*result.trials, failed)))
+        finished = kvmpc("check", new, "--against", lab1)
+        assert finished.code == code
+        assert "failed: exit(sigbus): 1 of 11 trials failed: lost" in finished.told
+
+
+def test_several_runs_on_each_side_are_compared_as_runs(kvmpc, keep):
+    old = [keep(f"old{n}", _result(n)) for n in range(6)]
+    same = [keep(f"same{n}", _result(n + 10)) for n in range(6)]
+    slower = [keep(f"slower{n}", _result(n + 20, uffd=1.2)) for n in range(6)]
+    assert kvmpc("baseline", "save", "runs", *old).code == 0
+    fine = kvmpc("check", *same, "--against", "runs")
+    assert fine.code == 0
+    assert "exact permutation of runs" in fine.told
+    against = [word for path in old for word in ("--against", path)]
+    assert kvmpc("check", *slower, *against).code == 1
+
+
+def test_hosts_that_differ_are_refused_until_the_field_is_allowed(kvmpc, keep, lab1):
+    host = {**HOST, "cpu": {"model": "Xeon", "allowed_count": 8}}
+    new = keep("new", _result(2, host=host))
+    finished = kvmpc("check", new, "--against", lab1)
+    assert finished.code == 2
+    assert finished.stdout == ""
+    assert "cpu.model: Xeon against AMD EPYC 7B13 in the baseline" in finished.error
+    assert "--allow-host" in finished.error
+    allowed = kvmpc("check", new, "--against", lab1, "--allow-host", "cpu.model")
+    assert allowed.code == 0
+    assert "warning: cpu.model: Xeon against" in allowed.stderr
+
+
+def test_another_kernel_is_compared_and_stand_in_rows_are_marked(kvmpc, keep, lab1):
+    new = keep("new", _result(2, host={**HOST, "kernel": {"release": "6.12.0"}}))
+    finished = kvmpc("check", new, "--against", lab1)
+    assert finished.code == 0
+    assert "kernel: 6.12.0 against 6.1.0" in finished.told
+    assert "warning: exit(sigbus): what this stand-in costs depends on" in finished.stderr
+
+
+def test_a_check_that_could_never_turn_red_is_refused(kvmpc, keep, lab1):
+    finished = kvmpc("check", keep("new", _result(2, rounds=2)), "--against", lab1)
+    assert finished.code == 2
+    assert finished.stdout == ""
+    assert "2 rounds against 10 could never turn red" in finished.error
+    assert "--rounds 6" in finished.error
+
+
+def test_options_that_differ_are_refused_by_name(kvmpc, keep, lab1):
+    other = replace(_result(2), options={"vcpus": 4, "mem_per_vcpu_bytes": 1 << 20})
+    finished = kvmpc("check", keep("new", other), "--against", lab1)
+    assert finished.code == 2
+    assert "vcpus=4 against 2" in finished.error
+
+
+@pytest.mark.usefixtures("lab1")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--against", "lab2"], ["lab2", "a name that is saved"]),
+        (["--against", "../lab1"], ["../lab1", "ENOENT"]),
+        (["--against", ".lab1"], [".lab1", "letters, digits"]),
+        (["--against", "lab1", "--limit", "speed=5%"], ["speed=5%", "rate, p99, cpu"]),
+        (["--against", "lab1", "--limit", "rate"], ["--limit", "METRIC=PERCENT"]),
+        (["--against", "lab1", "--limit", "rate=nan"], ["--limit", "0% to 1000%"]),
+        (["--against", "lab1", "--limit", "rate=-5%"], ["--limit", "0% to 1000%"]),
+        (["--against", "lab1", "--limit", "rate=x%"], ["--limit", "a percentage"]),
+        (["--against", "lab1", "--alpha", "2"], ["--alpha", "2.0", "a probability"]),
+        (["--against", "lab1", "--alpha", "nan"], ["--alpha", "a probability"]),
+        (["--against", "lab1", "--alpha", "speed=0.1"], ["--alpha", "rate, p99, cpu"]),
+        (["--against", "lab1", "--alpha", "0.1", "--alpha", "0.2"], ["--alpha", "once"]),
+        (["--against", "lab1", "--allow-host", "colour"], ["--allow-host", "cpu.model"]),
+        (["--against", "lab1", "--format", "xml"], ["--format", "ktap"]),
+        ([], ["--against"]),
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_is_exit_code_2_and_says_what_is_allowed(kvmpc, keep, arguments, words):
+    finished = kvmpc("check", keep("new", _result(2)), *arguments)
+    assert finished.code == 2
+    assert finished.stdout == ""
+    for word in words:
+        assert word in finished.error
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "empty"),
+        ("{}", "not a kvmpc result"),
+        ('{"schema": "kvmpc-baseline", "version": 7}', "newer than this kvmpc"),
+        ('{"schema": "kvmpc-result", "version": 1}', "older than this kvmpc"),
+        ('{"schema": "kvmpc-rows", "version": 1}', "of schema 'kvmpc-rows'"),
+        ('{"schema": NaN}', "NaN is not a finite number"),
+    ],
+)
+def test_a_baseline_of_another_kind_is_refused(kvmpc, keep, content, told):
+    (kvmpc.folder / "odd.json").write_text(content)
+    finished = kvmpc("check", keep("new", _result()), "--against", "odd.json")
+    assert finished.code == 2
+    assert told in finished.error
+    assert finished.stdout == ""
+
+
+@pytest.mark.parametrize("kind", ["table", "markdown", "csv", "json", "ktap"])
+def test_show_and_check_print_every_format_to_stdout(kvmpc, keep, lab1, kind):
+    new = keep("new", _result(2, uffd=1.15))
+    shown = kvmpc("show", new, "--format", kind)
+    checked = kvmpc("check", new, "--against", lab1, "--format", kind)
+    assert (shown.code, checked.code) == (0, 1)
+    for finished in (shown, checked):
+        assert finished.stdout.strip()
+        assert finished.stderr == ""
+        if kind == "json":
+            json.loads(finished.stdout)
+        if kind == "ktap":
+            assert finished.stdout.startswith("KTAP version 1\n1..")
+
+
+@pytest.mark.kvm
+def test_compare_and_run_print_formats_and_the_raw_result_beside(kvmpc, tiny):
+    finished = kvmpc("compare", "none", "uffd", *tiny, "--format", "csv", "--json", "result.json")
+    assert finished.code == 0
+    assert finished.stdout.splitlines()[0].startswith("point,vcpus,")
+    assert len(finished.stdout.splitlines()) == 3
+    assert "other_cpu_s" in (kvmpc.result().during or {})
+    ran = kvmpc("run", "uffd", *tiny, "--format", "ktap", "--json", "-")
+    assert ran.code == 0
+    assert json.loads(ran.stdout)["schema"] == "kvmpc-result"
+    assert "ok 1 uffd" in ran.stderr
