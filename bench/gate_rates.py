@@ -4,8 +4,9 @@ Each time runs `kvmpc compare` three times: a baseline, the same again (A/A), an
 delay that costs about 15 % of the rate (A/B; the delay is found by measuring, and is that which
 costs the less affected of uffd and exit so much, unless --delay gives it). The last two swap their
 places every time. Counts how many checks turned red: as they are, with --normalise, and with
-several runs taken together and compared as runs. A check of A/A that is red is a false alarm, one of
-A/B that is not has missed a slowdown.
+several runs taken together and compared as runs. A check of A/A that is red is a false alarm, one
+of A/B that is not has missed a slowdown.
+
 Takes about 8 s a time on two CPUs with nothing else running, and says what else ran.
 """
 
