@@ -1,0 +1,96 @@
+"""A file of text that is found writable before the work, and replaced at once after it.
+
+Fails with UsageError (unusable, found when it is made) or KernelError (a write that failed later).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import sys
+from contextlib import suppress
+
+from kvmpc.errors import KernelError, UsageError, describe_errno
+
+__all__ = ["OutputFile"]
+
+
+class OutputFile:
+    """A path that will get one text; ``-`` is standard output.
+
+    A regular file (through a symlink: its target) keeps what it holds until `write` replaces it
+    whole. What is no regular file (a FIFO, a shell's ``>(...)``) is written to.
+
+    option: what a UsageError calls it.
+
+    Raises: UsageError where the path cannot be written.
+    """
+
+    def __init__(self, path: str, option: str) -> None:
+        self.path = path
+        self._file: str | None = None  # None: a stream
+        if path == "-":
+            return
+        try:
+            self._choose(path)
+        except OSError as error:
+            allowed = "- or a file in a directory that can be written: "
+            reason = describe_errno(error.errno or 0)
+            raise UsageError(option, path, allowed + reason) from error
+
+    def _choose(self, path: str) -> None:
+        if not os.path.basename(path):
+            raise IsADirectoryError(errno.EISDIR, path)
+        with suppress(FileNotFoundError):
+            mode = os.stat(path).st_mode
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError(errno.EISDIR, path)
+            if not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, path)
+            if not stat.S_ISREG(mode):
+                return
+        self._file = os.path.realpath(path)
+        # A permission bit is not the whole truth: do what `write` will do, short of its end.
+        descriptor, temporary = _create_beside(self._file)
+        os.close(descriptor)
+        os.unlink(temporary)
+
+    def write(self, text: str) -> None:
+        """Write the text, in UTF-8.
+
+        Raises: KernelError naming the path; a regular file then holds what it held before.
+        """
+        try:
+            if self._file is not None:
+                _replace(self._file, text)
+            elif self.path == "-":
+                sys.stdout.buffer.write(text.encode())
+                sys.stdout.buffer.flush()
+            else:
+                with open(self.path, "w", encoding="utf-8") as stream:
+                    stream.write(text)
+        except OSError as error:
+            raise KernelError(f"write of {self.path}", error.errno or 0) from error
+
+
+def _create_beside(file: str) -> tuple[int, str]:
+    # Not tempfile: its files are 0600, and a new page is to get what the umask gives.
+    temporary = os.path.join(os.path.dirname(file), f".kvmpc-{secrets.token_hex(8)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    return os.open(temporary, flags, 0o666), temporary
+
+
+def _replace(file: str, text: str) -> None:
+    descriptor, temporary = _create_beside(file)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as stream:
+            with suppress(FileNotFoundError):
+                os.fchmod(descriptor, stat.S_IMODE(os.stat(file).st_mode))
+            stream.write(text)
+        os.replace(temporary, file)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
