@@ -1,0 +1,109 @@
+"""Where CPU time went, from trials that were profiled: rounds of their own, in no rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kvmpc import stats
+from kvmpc.htmlreport import text
+from kvmpc.htmlreport.series import Chart, Dot, Line, Panel
+from kvmpc.results import OK, Result
+from kvmpc.stats import Summary
+
+__all__ = ["NO_PROFILE", "locks", "of_spin", "profiles_of"]
+
+NO_PROFILE: Final = "kvmpc compare --profile, with perf installed, measures it."
+
+_WAITERS: Final[Mapping[str, str]] = {
+    "userfaultfd": "userfaultfd queues",
+    "mmu_lock": "mmu_lock",
+    "mmap_vma": "mmap and VMA locks",
+    "page_allocator": "page allocator",
+    "other": "other",
+}
+"""What the keys of a profile's ``spin`` are called; one that is not here keeps its name."""
+
+_TOP: Final = 3
+
+
+def profiles_of(point: Result, spec: str) -> list[Any]:
+    """Return the profiles of a pager's sound trials that have one."""
+    found = (
+        getattr(trial, "profile", None)
+        for trial in point.trials
+        if trial.pager == spec and trial.status == OK
+    )
+    return [profile for profile in found if profile is not None]
+
+
+def of_spin(point: Result, spec: str) -> Summary | None:
+    """Summarise the share of CPU time in spin locks; None where the profile cannot tell."""
+    return stats.summarise(
+        sum(profile.spin.values()) for profile in profiles_of(point, spec) if profile.spin
+    )
+
+
+def locks(panel: Panel, pagers: Mapping[str, str]) -> Chart:
+    """Return the share of CPU time in spin locks by who waits, at the last point that has it."""
+    known = [
+        index
+        for index, point in enumerate(panel.points)
+        if any(of_spin(point, spec) is not None for spec in pagers)
+    ]
+    index = known[-1] if known else len(panel.points) - 1
+    point = panel.points[index]
+    shares: dict[str, dict[str, float]] = {}
+    rows = []
+    for spec, label in pagers.items():
+        profiles = [profile for profile in profiles_of(point, spec) if profile.spin]
+        if not profiles:
+            continue
+        keys = dict.fromkeys([*_WAITERS, *(key for p in profiles for key in p.spin)])
+        shares[label] = {
+            key: stats.median([p.spin.get(key, 0.0) for p in profiles]) or 0.0 for key in keys
+        }
+        first = profiles[0]
+        top = list(first.top.items())[:_TOP]
+        rows.append(
+            (
+                label,
+                *(text.percent(shares[label][key]) for key in _WAITERS),
+                *(text.percent(first.modes.get(mode)) for mode in ("guest", "kernel", "user")),
+                f"{first.samples:,} {first.event}",
+                ", ".join(f"{name} {text.percent(share)}" for name, share in top),
+            )
+        )
+    waiters = dict.fromkeys(key for found in shares.values() for key in found)
+    lines = []
+    for waiter in waiters:
+        dots = tuple(
+            Dot(x=row, y=share, low=share, high=share)
+            for row, found in enumerate(shares.values())
+            for share in [found.get(waiter, 0.0)]
+        )
+        name = _WAITERS.get(waiter, waiter)
+        lines.append(Line(key=f"lock-{waiter}", label=name, dots=dots))
+    return Chart(
+        key="locks",
+        title=f"Who waits for spin locks {panel.at(index)}".strip(),
+        kind="stack",
+        y_label="share of all CPU time",
+        note="By what the waiting code belongs to. Where interrupts are off a clock cannot tell "
+        "waiting from holding: see the event that was sampled.",
+        lines=tuple(lines),
+        spell=text.percent,
+        absent="" if lines else f"Not in this result: {NO_PROFILE}",
+        table=(
+            (
+                "pager",
+                *_WAITERS.values(),
+                "in guest",
+                "in kernel",
+                "in user",
+                "samples",
+                "most time of their own",
+            ),
+            *rows,
+        ),
+    )
