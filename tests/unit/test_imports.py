@@ -20,6 +20,7 @@ LAYERS = (
     ("pagers", "crew", "verify", "results", "resultfile", "resampling", "points", "stats"),
     ("doubts", "hostmatch", "criteria", "matching", "gate", "baselines"),
     ("cells", "report", "verdicts", "ktap", "formats"),
+    ("outputfile", "htmlreport"),
     ("tally", "limits", "failures", "profile", "profiletable"),
     ("perf",),
     ("trial",),
@@ -50,6 +51,20 @@ ONLY = {
     "report": {"cells", "doubts", "points", "resampling", "results", "stats", "units"},
     "verdicts": {"cells", "doubts", "gate", "report", "results"},
     "ktap": {"cells", "gate", "points", "report", "results", "stats", "verdicts"},
+    "htmlreport": {
+        "htmlreport",
+        "cautions",
+        "cells",
+        "doubts",
+        "hostmatch",
+        "matching",
+        "points",
+        "report",
+        "resampling",
+        "results",
+        "stats",
+        "units",
+    },
     # What reads the host's files.
     "kernelfs": {"errors", "units"},
     "headroom": {"errors", "units", "kernelfs"},
@@ -152,7 +167,17 @@ def test_no_two_modules_import_each_other_in_a_circle() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["results", "resultfile", "report", "baselines", "gate", "formats", "profiletable"]
+    "name",
+    [
+        "results",
+        "resultfile",
+        "report",
+        "baselines",
+        "gate",
+        "formats",
+        "profiletable",
+        "htmlreport.page",
+    ],
 )
 def test_what_works_on_a_file_from_another_host_reaches_nothing_of_kvm(name: str) -> None:
     reached: set[str] = set()
@@ -164,6 +189,18 @@ def test_what_works_on_a_file_from_another_host_reaches_nothing_of_kvm(name: str
             left.extend(_imports(module))
     assert not reached & {"syscalls", "kvm", "uffd", "memory", "guest", "trial", "host"}
     assert not {module for module in reached if _entry(module) in ("abi", "native", "pagers")}
+
+
+def test_only_the_charts_know_the_drawing_library_and_only_its_command_the_page() -> None:
+    draws = {
+        module
+        for module, path in MODULES.items()
+        if any(name in path.read_text("utf-8") for name in ("import matplotlib", "from matplotlib"))
+    }
+    assert draws == {"htmlreport.charts"}
+    users = {m for m in MODULES if any(_entry(n) == "htmlreport" for n in _imports(m))}
+    assert {_entry(m) for m in users} == {"htmlreport", "cli"}
+    assert {m for m in users if _entry(m) == "cli"} == {"cli.reporting"}
 
 
 def test_only_syscalls_calls_libc() -> None:
