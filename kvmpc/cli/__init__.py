@@ -14,6 +14,7 @@ from kvmpc.cli.measuring import compare, run, sweep
 from kvmpc.cli.output import EXIT_FAILED, EXIT_HOST, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from kvmpc.cli.probing import probe
 from kvmpc.cli.reading import show
+from kvmpc.cli.reporting import report
 from kvmpc.errors import HostError, Interrupted, KvmpcError, UsageError
 
 __all__ = ["cli", "main"]
@@ -28,6 +29,7 @@ Examples:
   kvmpc compare --vcpus 1-160:x2 --mem-per-vcpu 4M
   kvmpc sweep bench/smoke.toml
   kvmpc show result.json
+  kvmpc report result.json -o report.html
 
 \b
 Exit codes: 0 ok, 1 regression, 2 wrong usage or no comparison, 3 this host cannot (the message
@@ -45,7 +47,7 @@ def cli() -> None:
     """
 
 
-for _command in (probe, compare, run, sweep, show, baseline, check):
+for _command in (probe, compare, run, sweep, show, report, baseline, check):
     cli.add_command(_command)
 
 _EXIT_CODES: tuple[tuple[type[KvmpcError], int], ...] = (
