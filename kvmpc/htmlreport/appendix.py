@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from kvmpc.cautions import Caution
+from kvmpc.doubts import doubts
 from kvmpc.htmlreport import text, words
 from kvmpc.htmlreport.markup import bullets, esc, paragraph, table
 from kvmpc.htmlreport.series import Panel
@@ -74,10 +75,10 @@ def warnings(results: Sequence[tuple[str, Result]]) -> str:
 
 
 def _cautions(result: Result) -> Iterator[tuple[Caution, str]]:
-    for caution in result.warnings:
+    for caution in (*result.warnings, *doubts(result)):
         yield caution, "the run"
     for trial in result.trials:
-        if trial.round > 0:
+        if trial.round != 0:
             for caution in trial.warnings:
                 yield caution, trial.label
 
@@ -159,7 +160,7 @@ def notes(results: Sequence[tuple[str, Result]], shapes: Sequence[str]) -> str:
     """Return what words and rows mean."""
     labels = {trial.label for _, result in results for trial in result.trials}
     verified = {trial.verified for _, result in results for trial in result.trials}
-    told = [_READ_ME, _ABSENT]
+    told = [_READ_ME, f"Intervals, in brackets: {text.INTERVAL}.", _ABSENT]
     if any("(sigbus)" in label for label in labels):
         told.append(_SIGBUS)
     if "zeros" in verified:

@@ -2,21 +2,21 @@
 
 Results of one host are compared, whatever kernel each had, since that is the question; results of
 different hosts are not. Rows are of separate runs, so no round of one belongs to a round of the
-other: a ratio is that of two medians, its interval a bootstrap of both.
+other: a ratio is that of two medians, its interval a bootstrap of both. Nothing is judged here:
+that is `kvmpc.gate`, with a test and a limit.
 """
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from kvmpc import stats
+from kvmpc import hostmatch, stats
+from kvmpc.cautions import Caution
 from kvmpc.htmlreport import text
 from kvmpc.htmlreport.series import (
-    NOT_WORK,
     Chart,
     Line,
     Panel,
@@ -25,26 +25,15 @@ from kvmpc.htmlreport.series import (
     panels_of,
     shown_pagers,
 )
+from kvmpc.matching import match, row_cautions
+from kvmpc.points import identity
+from kvmpc.resampling import change_interval
 from kvmpc.results import Result
 from kvmpc.stats import Summary
 
 __all__ = ["Comparison", "Row", "chart_of", "compare", "host_differences", "ratio_of_medians"]
 
-_HOST: Final = (
-    ("hostname",),
-    ("cpu", "model"),
-    ("cpu", "vendor"),
-    ("cpu", "online_count"),
-    ("cpu", "allowed_count"),
-    ("cpu", "hypervisor"),
-    ("kvm", "vendor_module"),
-    ("kvm", "second_level_paging"),
-)
-"""What makes a host the same host; its kernel, firmware and settings may change."""
-
 _METRICS: Final = ("pages_per_s", "fault_p99_ns", "cpu_s_per_gib")
-_RESAMPLES: Final = 2000
-_SEED: Final = 2018
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +41,6 @@ class Row:
     """One pager at one point in both results: medians, and after over before, by metric."""
 
     where: str
-    spec: str
     label: str
     before: Mapping[str, float]
     after: Mapping[str, float]
@@ -62,75 +50,65 @@ class Row:
     def changed(self) -> bool:
         """Whether the rate's interval leaves 1 out."""
         rate = self.ratios.get("pages_per_s")
-        return rate is not None and rate.n > 1 and not rate.lowest <= 1 <= rate.highest
+        return rate is not None and rate.n > 1 and not rate.low <= 1 <= rate.high
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Rows found in both results; `unmatched` counts those found in one only, `notes` the rest."""
+    """Rows found in both results, and (pager, where, which result, why) of those in one only.
+
+    cautions: what to know of rows before a change is called the kernel's. panels: points of the
+    first result that have partners, each panel with the points of the second by their place in it.
+    """
 
     rows: tuple[Row, ...]
-    unmatched: int
-    panels: tuple[tuple[Panel, Panel], ...]
+    unmatched: tuple[tuple[str, str, str, str], ...]
+    cautions: tuple[Caution, ...]
+    panels: tuple[tuple[Panel, Mapping[int, Result]], ...]
 
 
 def host_differences(first: Result, second: Result) -> list[str]:
     """Return what says that two results are of different hosts, each with both values."""
-    found = []
-    for path in _HOST:
-        values = [_fact(result, path) for result in (first, second)]
-        if values[0] != values[1]:
-            found.append(f"{'.'.join(path)} ({values[0]} and {values[1]})")
-    return found
-
-
-def _fact(result: Result, path: Sequence[str]) -> object:
-    found: object = result.host
-    for name in path:
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
+    names = [result.host.get("hostname") for result in (first, second)]
+    found = [f"hostname ({names[0]} and {names[1]})"] if names[0] != names[1] else []
+    return found + [
+        f"{each.field} ({each.baseline} and {each.new})"
+        for each in hostmatch.differences(first.host, second.host)
+    ]
 
 
 def compare(before: Result, after: Result) -> Comparison:
     """Return the rows of two results of one host, in the order of the first."""
-    rows: list[Row] = []
-    panels = []
-    ours = {_work(point): (panel, i) for panel, i, point in _points(after)}
-    count = {True: 0, False: 0}
-    for panel, index, point in _points(before):
-        found = ours.get(_work(point))
-        for spec, label in _labels(point).items():
-            if found is None:
-                count[False] += 1
-                continue
-            other = found[0].points[found[1]]
-            if _labels(other).get(spec) != label:  # a provider of exits is never mixed with another
-                count[False] += 1
-                continue
-            count[True] += 1
-            where = ", ".join(filter(None, [panel.title, panel.spell(index)]))
-            rows.append(_row(where, spec, label, point, other))
-        if found is not None and (panel, found[0]) not in panels:
-            panels.append((panel, found[0]))
-    total = sum(len(_labels(point)) for _, _, point in _points(after))
-    unmatched = count[False] + total - count[True]
-    return Comparison(rows=tuple(rows), unmatched=unmatched, panels=tuple(panels))
+    matched, alone = match([before], [after])
+    sides = {"baseline": "before", "new": "after"}
+    cautions = [caution for row in matched for caution in row_cautions(row)]
+    return Comparison(
+        rows=tuple(
+            _row(row.point, row.spec, row.label, row.baseline[0], row.new[0]) for row in matched
+        ),
+        unmatched=tuple(
+            (each.label or "all pagers", each.point, sides[each.side], each.reason)
+            for each in alone
+        ),
+        cautions=tuple(dict.fromkeys([*hostmatch.remarks(before, after), *cautions])),
+        panels=tuple(_panels(before, after)),
+    )
 
 
-def _points(result: Result) -> list[tuple[Panel, int, Result]]:
-    return [
-        (panel, index, point)
-        for panel in panels_of(result)
-        for index, point in enumerate(panel.points)
-    ]
+def _panels(before: Result, after: Result) -> Iterator[tuple[Panel, Mapping[int, Result]]]:
+    theirs = {_key(point): point for panel in panels_of(after) for point in panel.points}
+    for panel in panels_of(before):
+        found = {
+            index: theirs[_key(point)]
+            for index, point in enumerate(panel.points)
+            if _key(point) in theirs
+        }
+        if found:
+            yield panel, found
 
 
-def _work(point: Result) -> str:
-    return repr(sorted((k, repr(v)) for k, v in point.options.items() if k not in NOT_WORK))
-
-
-def _labels(point: Result) -> dict[str, str]:
-    return dict(zip(point.pagers, point.labels, strict=False))
+def _key(point: Result) -> str:
+    return repr(sorted(identity(point.options).items(), key=lambda item: item[0]))
 
 
 def _row(where: str, spec: str, label: str, before: Result, after: Result) -> Row:
@@ -145,60 +123,35 @@ def _row(where: str, spec: str, label: str, before: Result, after: Result) -> Ro
         found = ratio_of_medians(values[1], values[0])
         if found is not None:
             ratios[name] = found
-    return Row(
-        where=where, spec=spec, label=label, before=medians[0], after=medians[1], ratios=ratios
-    )
+    return Row(where=where, label=label, before=medians[0], after=medians[1], ratios=ratios)
 
 
 def ratio_of_medians(numerators: Sequence[float], denominators: Sequence[float]) -> Summary | None:
-    """Return the ratio of two unpaired medians with its 95 % bootstrap interval; n is the smaller.
+    """Return the ratio of two unpaired medians with its interval; n is that of the smaller side.
 
-    None where a side has no value above 0.
+    None where a side has no value, or one that is not above 0.
     """
-    above, below = stats.median(numerators), stats.median(denominators)
-    if not above or not below or min(above, below) <= 0:
+    if not numerators or not denominators or min(*numerators, *denominators, 1) <= 0:
         return None
-    middle = above / below
-    n = min(len(numerators), len(denominators))
-    if n < 2:
-        return Summary(median=middle, lowest=middle, highest=middle, n=n)
-    chance = random.Random(_SEED)
-    tops, bottoms = sorted(numerators), sorted(denominators)
-    drawn = sorted(
-        _resampled_median(tops, chance) / _resampled_median(bottoms, chance)
-        for _ in range(_RESAMPLES)
-    )
-    cut = round(0.025 * _RESAMPLES)
-    return Summary(median=middle, lowest=drawn[cut], highest=drawn[-1 - cut], n=n)
+    middle = (stats.median(numerators) or 0) / (stats.median(denominators) or 1)
+    above, below = ([math.log(value) for value in side] for side in (numerators, denominators))
+    n = min(len(above), len(below))
+    low, high = map(math.exp, change_interval(below, above)) if n > 1 else (middle, middle)
+    return Summary(median=middle, lowest=low, highest=high, low=low, high=high, n=n)
 
 
-def _resampled_median(ordered: Sequence[float], chance: random.Random) -> float:
-    """Return the median of a resample of `ordered` without making it.
-
-    The k-th smallest of n uniform numbers is Beta(k, n + 1 - k); each number picks one value. So
-    the middle one or two are drawn as such: a resample of 1000 trials costs what one of 3 does.
-    """
-    n = len(ordered)
-    low = (n + 1) // 2
-    first = chance.betavariate(low, n + 1 - low)
-    at = ordered[min(n - 1, int(first * n))]
-    if n % 2:
-        return at
-    # The next above it: the smallest of n - low uniform numbers in what is left.
-    second = 1 - (1 - first) * chance.random() ** (1 / (n - low))
-    return (at + ordered[min(n - 1, int(second * n))]) / 2
-
-
-def chart_of(before: Panel, after: Panel, key: str) -> Chart:
+def chart_of(before: Panel, after: Mapping[int, Result], key: str) -> Chart:
     """Return the rate after over the rate before, of each pager in both panels."""
     axis = before.axis
-    at = dict(zip(after.xs, after.points, strict=True))
+    found = {id(before.points[index]): point for index, point in after.items()}
 
     def ratio(point: Result, spec: str) -> Summary | None:
-        x = next(x for x, p in zip(before.xs, before.points, strict=True) if p is point)
-        if x not in at or _labels(at[x]).get(spec) != _labels(point).get(spec):
+        other = found.get(id(point))
+        if other is None or _label(other, spec) != _label(point, spec):
             return None
-        values = [list(metrics_by_round(p, spec, "pages_per_s").values()) for p in (at[x], point)]
+        values = [
+            list(metrics_by_round(each, spec, "pages_per_s").values()) for each in (other, point)
+        ]
         return ratio_of_medians(values[0], values[1])
 
     lines: tuple[Line, ...] = against_axis(before, shown_pagers(before), ratio)
@@ -209,7 +162,7 @@ def chart_of(before: Panel, after: Panel, key: str) -> Chart:
         y_label="rate after / rate before",
         x_label=axis.label if axis else "",
         note="Above 1 is faster than before. Medians of two separate runs; bars are 95 % "
-        "bootstrap intervals of both.",
+        "bootstrap intervals of the two together.",
         lines=lines,
         spell=text.ratio,
         spell_x=axis.spell if axis else text.short,
@@ -218,6 +171,10 @@ def chart_of(before: Panel, after: Panel, key: str) -> Chart:
         one=True,
         absent="" if lines else "No pager has a rate in both.",
     )
+
+
+def _label(point: Result, spec: str) -> str | None:
+    return dict(zip(point.pagers, point.labels, strict=False)).get(spec)
 
 
 def _far(lines: Sequence[Line]) -> bool:

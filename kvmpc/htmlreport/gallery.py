@@ -29,7 +29,7 @@ _Summary = Callable[[Result, str], Summary | None]
 
 _MOST_READER_LINES: Final = 6
 
-_INTERVAL: Final = "Dots are medians over rounds, bars their interval."
+_INTERVAL: Final = "Dots are medians over rounds, bars their intervals."
 
 
 def charts_of(panel: Panel) -> list[Chart]:

@@ -13,10 +13,12 @@ from importlib.resources import files
 from kvmpc import stats
 from kvmpc.htmlreport import appendix, compare, text, words
 from kvmpc.htmlreport.charts import Look, draw, looks_of
+from kvmpc.htmlreport.counters import counters
 from kvmpc.htmlreport.gallery import charts_of
 from kvmpc.htmlreport.markup import bullets, esc, paragraph, rows_table, table
 from kvmpc.htmlreport.series import Chart, Panel, panels_of, shown_pagers
 from kvmpc.htmlreport.shapes import shape_chart
+from kvmpc.report import verdict_of
 from kvmpc.results import Result
 
 __all__ = ["render"]
@@ -147,13 +149,6 @@ def _compared(
             "note",
         ),
     ]
-    if found.unmatched:
-        told.append(
-            paragraph(
-                f"{found.unmatched} rows are in one of the two only, or differ in an option or in "
-                "what provides the exits, and are not compared."
-            )
-        )
     if found.rows:
         told.append(
             table(
@@ -170,8 +165,14 @@ def _compared(
                 "Medians, and their ratios with 95 % bootstrap intervals",
             )
         )
-    for number, (before, after) in enumerate(found.panels):
-        told.append(_figure(compare.chart_of(before, after, "ba"), looks, f"{key}-{number}"))
+    told += [
+        _figure(compare.chart_of(before, after, "ba"), looks, f"{key}-{number}")
+        for number, (before, after) in enumerate(found.panels)
+    ]
+    if found.unmatched:
+        headers = ("pager", "where", "only in", "why")
+        told.append(table(headers, found.unmatched, "Rows that were not compared", prose=True))
+    told.append(bullets(dict.fromkeys(map(str, found.cautions))))
     return "".join(told)
 
 
@@ -215,6 +216,11 @@ def _result(
             told.append(paragraph("No charts: no pager has a measured trial that verified."))
             continue
         told += [_figure(c, looks, f"{key}p{number}-{c.key}") for c in charts if not c.absent]
+        headers, counted = counters(panel, shown_pagers(panel))
+        if counted:
+            place = panel.at(len(panel.points) - 1)
+            told.append(f"<h4>{esc(f'Counters, for each page {place}'.strip())}</h4>\n")
+            told.append(table(headers, counted, "KVM's own counters and context switches by page"))
         missing = [f"{c.title}. {c.absent}" for c in charts if c.absent]
         if missing:
             told.append(f"<h4>Charts that this result has no data for</h4>\n{bullets(missing)}")
@@ -237,7 +243,7 @@ def _numbers(panel: Panel) -> str:
                 text.duration(row.fault_p50_ns),
                 text.duration(row.fault_p99_ns),
                 text.number(row.cpu_s_per_gib),
-                "FAILED" if row.failed else (row.verified or "no") if row.ok_trials else "-",
+                verdict_of(row, point),
                 str(row.ok_trials),
             )
             for row in stats.compare_rows(point)

@@ -13,8 +13,10 @@ from typing import Final
 
 from kvmpc import stats
 from kvmpc.htmlreport import text
+from kvmpc.points import shown_option
 from kvmpc.results import OK, Result, TrialResult, points_of
 from kvmpc.stats import Summary
+from kvmpc.units import format_bytes
 
 __all__ = [
     "NOT_WORK",
@@ -125,10 +127,7 @@ class Chart:
 _AXES: Final[Mapping[str, tuple[str, Callable[[float], str]]]] = {
     "vcpus": ("vCPUs", lambda value: f"{value:.0f}"),
     "fetch_delay_ns": ("fetch delay", lambda value: text.duration(value) if value else "0"),
-    "mem_per_vcpu_bytes": (
-        "memory per vCPU",
-        lambda value: text.option("x_bytes", int(value)).removeprefix("x "),
-    ),
+    "mem_per_vcpu_bytes": ("memory per vCPU", lambda value: format_bytes(int(value))),
     "touch_pages": ("pages touched per vCPU", text.short),
 }
 """Options that may be an axis, the first that varies first."""
@@ -149,7 +148,7 @@ def panels_of(result: Result) -> list[Panel]:
     apart = [n for n in varying if n != axis and n not in follows]
     groups: dict[str, list[Result]] = {}
     for point in points:
-        title = ", ".join(text.option(name, point.options.get(name)) for name in apart)
+        title = " ".join(shown_option(name, point.options.get(name)) for name in apart)
         groups.setdefault(title, []).append(point)
     return [_panel(title, axis, group, follows) for title, group in groups.items()]
 
@@ -252,7 +251,7 @@ def against_axis(
 
 def dot(x: float, summary: Summary) -> Dot:
     """Return a summary as a dot at `x`."""
-    return Dot(x=x, y=summary.median, low=summary.lowest, high=summary.highest, n=summary.n)
+    return Dot(x=x, y=summary.median, low=summary.low, high=summary.high, n=summary.n)
 
 
 def of_metric(name: str) -> Callable[[Result, str], Summary | None]:

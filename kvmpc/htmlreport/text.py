@@ -1,25 +1,22 @@
-"""Numbers and foreign text as the page writes them: plain text, never HTML.
-
-Everything that came out of a result file goes through `clean` before it is shown: a host name of
-another machine may hold anything.
-"""
+"""Numbers as charts and the page write them, beside those of `kvmpc.cells`: text, never HTML."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from collections.abc import Callable, Iterable
+from typing import Final
 
+from kvmpc.cells import ABSENT, clean, duration, number
 from kvmpc.stats import Summary
-from kvmpc.units import format_bytes, format_ns
 
 __all__ = [
     "ABSENT",
+    "INTERVAL",
     "clean",
     "duration",
     "interval",
     "number",
-    "option",
     "percent",
     "ratio",
     "shell_line",
@@ -28,29 +25,14 @@ __all__ = [
     "span",
 ]
 
-ABSENT = "-"
-
-
-def clean(text: str) -> str:
-    """Return `text` without what is not for print: control characters, halves of characters."""
-    return "".join(
-        letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text
-    )
+INTERVAL: Final = (
+    "95 % bootstrap intervals of the median, the range where there are fewer than 6 rounds"
+)
 
 
 def shortened(text: str, letters: int) -> str:
     """Return `text` in at most so many letters."""
     return text if len(text) <= letters else text[: letters - 1] + "…"
-
-
-def number(value: float | None) -> str:
-    """Return `value` with four significant digits, and commas between its thousands."""
-    if value is None:
-        return ABSENT
-    rounded = float(f"{value:.4g}")
-    if rounded >= 1e9 or 0 < abs(rounded) < 1e-3:
-        return f"{rounded:.3g}"
-    return f"{rounded:,.0f}" if abs(rounded) >= 1000 else f"{rounded:.4g}"
 
 
 def short(value: float) -> str:
@@ -71,13 +53,8 @@ def ratio(value: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Return a share of 1 as a percentage of three digits."""
-    return ABSENT if share is None else f"{share * 100:.3g} %"
-
-
-def duration(value_ns: float | None) -> str:
-    """Return a time with three digits and the unit that suits it."""
-    return ABSENT if value_ns is None else format_ns(value_ns)
+    """Return a share of 1 as a percentage of three digits, however small."""
+    return ABSENT if share is None else f"{share * 100:.3g}%"
 
 
 def span(low: float, high: float, spell: Callable[[float], str] = ratio) -> str:
@@ -94,17 +71,7 @@ def interval(summary: Summary | None, spell: Callable[[float], str] = ratio) -> 
     if summary is None:
         return ABSENT
     middle = spell(summary.median)
-    return middle if summary.n < 2 else f"{middle} {span(summary.lowest, summary.highest, spell)}"
-
-
-def option(name: str, value: object) -> str:
-    """Return one option of a run as people write it: ``mem_per_vcpu 64M``."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        if name.endswith("_bytes"):
-            return f"{name.removesuffix('_bytes')} {format_bytes(value)}"
-        if name.endswith("_ns"):
-            return f"{name.removesuffix('_ns')} {format_ns(value) if value else 0}"
-    return f"{name} {value}"
+    return middle if summary.n < 2 else f"{middle} {span(summary.low, summary.high, spell)}"
 
 
 def shell_line(command: Iterable[str]) -> str:

@@ -14,6 +14,8 @@ from kvmpc import stats
 from kvmpc.htmlreport import text
 from kvmpc.htmlreport.compare import Comparison
 from kvmpc.htmlreport.series import Panel, of_metric, of_ratio, shown_pagers, usable_trials
+from kvmpc.points import shown_option
+from kvmpc.resampling import FEWEST_FOR_INTERVAL
 from kvmpc.results import FAILED, Result
 from kvmpc.stats import Summary
 
@@ -28,7 +30,9 @@ __all__ = [
     "work_of",
 ]
 
-_FEW_ROUNDS: Final = 5
+
+_FEWEST: Final = 3
+"""Rounds below which no pager is called the faster one, however alike they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +59,10 @@ class _Best:
     @property
     def sure(self) -> bool:
         """Whether it is shown to be faster: few rounds must agree better than many."""
-        if self.lead is None or self.lead.n < 2 or self.lead.lowest <= 1:
+        if self.lead is None or self.lead.n < _FEWEST or self.lead.low <= 1:
             return False
         # The range of three rounds leaves 1 out by chance one time in four.
-        return self.lead.n >= _FEW_ROUNDS or self.lead.lowest > self.lead.highest / self.lead.lowest
+        return not self.lead.is_range or self.lead.low > self.lead.high / self.lead.low
 
 
 def answer_of(panel: Panel) -> Answer:
@@ -150,16 +154,18 @@ def _how_sure(best: _Best, labels: dict[str, str]) -> list[str]:
     if best.lead.n == 1:
         return [
             f"How sure: one round only, so there is no interval ({text.ratio(best.lead.median)} "
-            f"times {second}, the next); measure with --rounds {_FEW_ROUNDS} or more."
+            f"times {second}, the next); measure with --rounds {FEWEST_FOR_INTERVAL} or more."
         ]
     told = f"{text.interval(best.lead)} times {second}, the next, over {best.lead.n} rounds"
     if best.sure:
         verdict = "the interval lies above 1, so it is the faster one"
-    elif best.lead.lowest > 1:
+    elif best.lead.n < _FEWEST:
+        verdict = "two rounds do not show which is the faster one"
+    elif best.lead.low > 1:
         verdict = "that is too near to 1 to tell the two apart"
     else:
         verdict = "the interval holds 1, so the two are not told apart"
-    few = "" if best.lead.n >= _FEW_ROUNDS else "; so few rounds make the interval a rough one"
+    few = "" if not best.lead.is_range else "; with so few rounds it is their range"
     return [f"How sure: {told}: {verdict}{few}."]
 
 
@@ -317,14 +323,14 @@ def work_of(result: Result) -> str:
         if name not in swept | {"timed", "checked", "watchdog_s"}
         and not (value is None or value is False or isinstance(value, dict | list))
     }
-    told = [text.option(name, value) for name, value in given.items()]
+    told = [shown_option(name, value) for name, value in given.items()]
     for name in sorted(swept):
         values = dict.fromkeys(
-            text.option(name, point.options.get(name, result.options.get(name)))
+            shown_option(name, point.options.get(name, result.options.get(name)))
             for point in result.points
         )
         first, *others = values
-        known = f"{first.rpartition(' ')[0]} "
+        known = f"{first.partition('=')[0]}="
         told.append(", ".join([first, *(value.removeprefix(known) for value in others)]))
     return "; ".join(told)
 

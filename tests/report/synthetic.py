@@ -118,7 +118,7 @@ def sweep(
     vcpus: Sequence[int] = DOUBLED,
     pagers: Sequence[str] = USUAL,
     *,
-    rounds: int = 5,
+    rounds: int = 6,
     seed: int = 1,
     factor: Callable[[str], float] = lambda _: 1.0,
     more: Mapping[str, Sequence[object]] | None = None,

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from kvmpc import stats
 from kvmpc.htmlreport.compare import chart_of, compare, host_differences, ratio_of_medians
 from kvmpc.htmlreport.series import panels_of
 from tests.report.synthetic import sweep
@@ -25,10 +24,14 @@ def test_rows_are_matched_by_what_was_measured_not_by_their_place() -> None:
     after = sweep((8, 1), ("exit",), rounds=2)
     found = compare(before, after)
     assert [(row.where, row.label) for row in found.rows] == [
-        ("1 vCPU", "exit(sigbus)"),
-        ("8 vCPUs", "exit(sigbus)"),
+        ("vcpus=1", "exit(sigbus)"),
+        ("vcpus=8", "exit(sigbus)"),
     ]
-    assert found.unmatched == 4
+    assert [(label, where, side) for label, where, side, _ in found.unmatched] == [
+        ("uffd", "vcpus=1", "before"),
+        ("all pagers", "vcpus=2", "before"),
+        ("uffd", "vcpus=8", "before"),
+    ]
 
 
 def test_rounds_and_seed_do_not_make_a_row_another_and_an_option_of_the_work_does() -> None:
@@ -36,7 +39,8 @@ def test_rounds_and_seed_do_not_make_a_row_another_and_an_option_of_the_work_doe
     assert len(compare(before, sweep((1,), ("uffd",), rounds=5, seed=4)).rows) == 1
     other = replace(before, options={**before.options, "access": "read"})
     found = compare(before, other)
-    assert (len(found.rows), found.unmatched) == (0, 2)
+    assert (len(found.rows), len(found.unmatched)) == (0, 2)
+    assert "access=write against read" in found.unmatched[0][3]
 
 
 def test_two_providers_of_exits_are_never_one_row() -> None:
@@ -48,12 +52,8 @@ def test_a_ratio_is_that_of_the_medians_and_its_interval_holds_it() -> None:
     found = ratio_of_medians([20, 22, 21, 20, 23], [10, 11, 10, 10, 10])
     assert found is not None
     assert found.median == pytest.approx(2.1)
-    low, high = ends(found)
+    low, high = found.low, found.high
     assert low <= 2.1 <= high
-
-
-def ends(summary: stats.Summary) -> tuple[float, float]:
-    return summary.lowest, summary.highest
 
 
 def test_one_value_has_no_interval_and_none_has_no_ratio() -> None:
@@ -70,7 +70,7 @@ def test_equal_samples_are_found_different_about_as_often_as_the_level_says() ->
         one, two = ([chance.gauss(100, 3) for _ in range(10)] for _ in range(2))
         found = ratio_of_medians(one, two)
         assert found is not None
-        low, high = ends(found)
+        low, high = found.low, found.high
         wrong += not low <= 1 <= high
     assert wrong <= 20
 
@@ -83,3 +83,4 @@ def test_a_chart_shows_after_over_before_at_each_point() -> None:
     assert [dot.x for dot in chart.lines[0].dots] == [2, 4]
     assert all(dot.y == pytest.approx(0.5, rel=0.1) for dot in chart.lines[0].dots)
     assert panels_of(before) == [first]
+    assert sorted(second) == [1, 2]

@@ -51,10 +51,10 @@ def test_other_options_that_vary_set_panels_apart() -> None:
     result = sweep((1, 2), rounds=1, more={"fetch_delay_ns": [0, 200_000], "order": ["a", "b"]})
     found = [(panel.title, panel.xs) for panel in panels_of(result)]
     assert found == [
-        ("fetch_delay 0, order a", (1, 2)),
-        ("fetch_delay 200 us, order a", (1, 2)),
-        ("fetch_delay 0, order b", (1, 2)),
-        ("fetch_delay 200 us, order b", (1, 2)),
+        ("fetch_delay=0ns order=a", (1, 2)),
+        ("fetch_delay=200us order=a", (1, 2)),
+        ("fetch_delay=0ns order=b", (1, 2)),
+        ("fetch_delay=200us order=b", (1, 2)),
     ]
 
 
