@@ -163,8 +163,8 @@ _MAIN: Final = (
     _Told(
         key="spin",
         title="Spin-lock share",
-        y_label="share of CPU time in spin locks",
-        note="CPU time spent waiting for a spin lock, whoever holds it; sampled in rounds of their "
+        y_label="of CPU time",
+        note="The share of CPU time spent waiting for a spin lock, whoever holds it; sampled in rounds of their "
         "own that never enter a rate.",
         summary=of_spin,
         spell=text.percent,

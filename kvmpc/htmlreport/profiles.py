@@ -24,6 +24,8 @@ _WAITERS: Final[Mapping[str, str]] = {
 }
 """What the keys of a profile's ``spin`` are called; one that is not here keeps its name."""
 
+_HELD: Final = "held or waited for, interrupts off"
+
 _TOP: Final = 3
 
 
@@ -60,18 +62,23 @@ def locks(panel: Panel, pagers: Mapping[str, str]) -> Chart:
         if not profiles:
             continue
         keys = dict.fromkeys([*_WAITERS, *(key for p in profiles for key in p.spin)])
-        shares[label] = {
-            key: stats.median([p.spin.get(key, 0.0) for p in profiles]) or 0.0 for key in keys
-        }
+        spin, held = (
+            {key: stats.median([each.get(key, 0.0) for each in kind]) or 0.0 for key in keys}
+            for kind in ([p.spin for p in profiles], [p.irqs_off for p in profiles])
+        )
+        shares[label] = {**spin, _HELD: sum(held.values())}
         first = profiles[0]
         top = list(first.top.items())[:_TOP]
         rows.append(
             (
                 label,
-                *(text.percent(shares[label][key]) for key in _WAITERS),
+                *(
+                    text.percent(spin[key]) + (f"\n+{text.percent(held[key])}" if held[key] else "")
+                    for key in _WAITERS
+                ),
                 *(text.percent(first.modes.get(mode)) for mode in ("guest", "kernel", "user")),
                 f"{first.samples:,} {first.event}",
-                ", ".join(f"{name} {text.percent(share)}" for name, share in top),
+                "\n".join(f"{name} {text.percent(share)}" for name, share in top),
             )
         )
     waiters = dict.fromkeys(key for found in shares.values() for key in found)
@@ -89,8 +96,9 @@ def locks(panel: Panel, pagers: Mapping[str, str]) -> Chart:
         title=f"Who waits for spin locks {panel.at(index)}".strip(),
         kind="stack",
         y_label="share of all CPU time",
-        note="By what the waiting code belongs to. Where interrupts are off a clock cannot tell "
-        "waiting from holding: see the event that was sampled.",
+        note="By whose lock it is. A clock (cpu-clock) cannot look where interrupts are off: what "
+        "it finds where they come on again was waited for or held, nobody can say which; in the "
+        "table it stands below, with a plus.",
         lines=tuple(lines),
         spell=text.percent,
         absent="" if lines else f"Not in this result: {NO_PROFILE}",
