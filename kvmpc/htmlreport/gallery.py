@@ -164,8 +164,8 @@ _MAIN: Final = (
         key="spin",
         title="Spin-lock share",
         y_label="of CPU time",
-        note="The share of CPU time spent waiting for a spin lock, whoever holds it; sampled in rounds of their "
-        "own that never enter a rate.",
+        note="The share of CPU time spent waiting for a spin lock, whoever holds it; sampled in "
+        "rounds of their own that never enter a rate.",
         summary=of_spin,
         spell=text.percent,
         absent=NO_PROFILE,
