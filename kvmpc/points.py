@@ -15,9 +15,10 @@ from typing import Final
 from kvmpc.config import Work
 from kvmpc.units import format_bytes, format_ns
 
-__all__ = ["differing_options", "identity", "point_names", "shown_option"]
+__all__ = ["HOW_OFTEN", "differing_options", "identity", "point_names", "shown_option"]
 
-_HOW_OFTEN: Final = ("rounds", "warmup", "watchdog_s")
+HOW_OFTEN: Final = ("rounds", "warmup", "watchdog_s", "profile")
+"""Options of a run that do not change what a trial works on."""
 
 
 def identity(options: Mapping[str, object]) -> dict[str, object]:
@@ -38,7 +39,7 @@ def identity(options: Mapping[str, object]) -> dict[str, object]:
     whole |= {
         name: value
         for name, value in options.items()
-        if name in whole or (name not in _HOW_OFTEN and value not in (None, False, 0, "", [], {}))
+        if name in whole or (name not in HOW_OFTEN and value not in (None, False, 0, "", [], {}))
     }
     return _flat(json.loads(json.dumps(whole, default=dict)))
 

@@ -229,6 +229,8 @@ def _notes(result: Result, blocks: Sequence[_Point]) -> Iterator[str]:
     yield from _skipped(blocks)
     for block in blocks:
         yield from _references(block)
+    if result.question:
+        yield f"question: {result.question}"
     yield _work(result, blocks)
     yield _host(result.host)
     shown = [row for block in blocks for row in block.rows if row.ok_trials]
@@ -321,9 +323,23 @@ def _work(result: Result, blocks: Sequence[_Point]) -> str:
     said += [str(word) for name in ("order", "access") if (word := alike.get(name))]
     if delay_ns:
         said.append(f"fetch delay {format_ns(delay_ns)}")
+    said += _placed(alike.get("placement"))
     rounds = len({trial.round for trial in result.trials if trial.round > 0})
     said.append(f"{rounds} round{'' if rounds == 1 else 's'}")
     return f"work: {', '.join(said)}"
+
+
+def _placed(placement: object) -> Iterator[str]:
+    """Say where threads and memory were asked to be, if they were."""
+    asked = placement if isinstance(placement, Mapping) else {}
+    if asked.get("pin") or asked.get("cpus"):
+        yield f"{'pinned to' if asked.get('pin') else 'on'} CPUs {asked.get('cpus') or 'allowed'}"
+    if asked.get("reader_cpus"):
+        yield f"readers on {asked['reader_cpus']}"
+    if asked.get("numa"):
+        yield f"memory {asked['numa']}"
+    if asked.get("cpu_latency_us") is not None:
+        yield f"CPU latency {asked['cpu_latency_us']} us"
 
 
 def _host(facts: Mapping[str, object]) -> str:

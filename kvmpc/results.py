@@ -177,7 +177,7 @@ class Result:
     points: of a sweep; empty where all trials are of one point. Pagers are compared within a
         point; `points_of` takes a result apart.
     skipped: what this host could not run.
-    spec: the sweep's spec as it was run, TOML.
+    spec: the sweep's spec as it was run, TOML; question: what it asks.
     during: what else the host did during the run, as ``watch.HostWatch`` gives it; None if unknown.
     """
 
@@ -194,6 +194,7 @@ class Result:
     points: tuple[Point, ...] = ()
     skipped: tuple[Skip, ...] = ()
     spec: str | None = None
+    question: str | None = None
     during: Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:

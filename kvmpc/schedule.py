@@ -130,8 +130,6 @@ def planned_result(plan: Plan, skipped: tuple[Skip, ...], **facts: Any) -> Resul
         "watchdog_s": plan.watchdog_s,
         "profile": plan.profile,
     }
-    if plan.question is not None:
-        run["question"] = plan.question
     tilted = [
         tilts(
             facts["host"],
@@ -152,6 +150,7 @@ def planned_result(plan: Plan, skipped: tuple[Skip, ...], **facts: Any) -> Resul
         points=points if len(points) > 1 else (),
         skipped=skipped,
         spec=plan.spec,
+        question=plan.question,
         **facts,
     )
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from kvmpc import stats
 from kvmpc.htmlreport import text
-from kvmpc.points import shown_option
+from kvmpc.points import HOW_OFTEN, shown_option
 from kvmpc.results import OK, Result, TrialResult, points_of
 from kvmpc.stats import Summary
 from kvmpc.units import format_bytes
@@ -132,7 +132,7 @@ _AXES: Final[Mapping[str, tuple[str, Callable[[float], str]]]] = {
 }
 """Options that may be an axis, the first that varies first."""
 
-NOT_WORK: Final = frozenset({"rounds", "warmup", "watchdog_s", "seed"})
+NOT_WORK: Final = frozenset({*HOW_OFTEN, "seed"})
 """Options that do not change what a trial is."""
 
 
