@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ def _commands_of_help() -> list[str]:
 @pytest.mark.kvm
 def test_every_example_runs_as_written_in_their_order(tmp_path: Path) -> None:
     assert len(EXAMPLES) >= 6
+    (tmp_path / "bench").symlink_to(ROOT / "bench")
     for example in EXAMPLES:
         done = subprocess.run(
             [sys.executable, "-m", *example.split()],
@@ -36,7 +38,8 @@ def test_every_example_runs_as_written_in_their_order(tmp_path: Path) -> None:
             text=True,
             timeout=300,
         )
-        assert done.returncode == 0, f"{example}: {done.stderr}"
+        expected = 3 if " report " in example and find_spec("matplotlib") is None else 0
+        assert done.returncode == expected, f"{example}: {done.stderr}"
         assert "FAILED" not in done.stdout
 
 
