@@ -154,7 +154,8 @@ def disagreements(
     - ``mmio_exits`` (x86_emulate_instruction) == KVM_EXIT_MMIO: the guest's accesses are aligned,
       so each is one fragment.
 
-    In ring 0 a KVM without hardware paging emulates the guest and takes no page fault at all.
+    Seen to hold with NPT and the TDP MMU (6.1, 6.12), with shadow paging (6.12), and with a KVM
+    without hardware paging (6.18). In ring 0 that one emulates the guest, and takes no page fault.
     """
     exits = counts.get("exits_annotated", 0) + counts.get("exits_registers", 0)
     mmio = counts.get("exits_mmio", 0)
