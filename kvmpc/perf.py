@@ -42,6 +42,7 @@ _READ = ("script", "-i", "-", "--no-inline", "-F", "tid,period,event,ip,sym")
 _MOST_HZ, _LEAST_HZ, _TOTAL_HZ = 1999, 97, 32_000
 _START_S, _SWITCH_S, _STOP_S, _READ_S = 10.0, 2.0, 10.0, 120.0
 _POLL_S = 0.05
+_PUT_DOWN_S = 1.0
 
 _SEE = "see whether `perf record` works on this host"
 _REMEDIES = (
@@ -96,8 +97,7 @@ class Recorder:
         """End perf, if it is still there, and give everything back."""
         if self._perf is not None:
             perf, self._perf = self._perf, None
-            perf.kill()
-            perf.wait()
+            _put_down(perf)
         self._undo.close()
 
     def _fail(self, text: str, remedy: str) -> None:
@@ -163,8 +163,7 @@ class Recorder:
         else:
             self._fail(*self._words(f"perf record ended with {perf.returncode}"))
         self._perf = None
-        perf.kill()
-        perf.wait()
+        _put_down(perf)
 
     def _words(self, otherwise: str) -> tuple[str, str]:
         """Return what perf complained of, and a remedy."""
@@ -242,9 +241,17 @@ class Recorder:
                 raise Interrupted(self._interrupt.signal_name)
             return False
         finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            _put_down(process)
+
+
+def _put_down(process: subprocess.Popen[bytes]) -> None:
+    """End a perf, politely at first: killed, it leaves its copy of the vDSO in /tmp."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_PUT_DOWN_S)
+    process.kill()
+    process.wait()
 
 
 def _environment() -> dict[str, str]:

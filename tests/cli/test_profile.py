@@ -34,15 +34,19 @@ def perf(tmp_path_factory):
     return perf
 
 
-def _maps() -> set[Path]:
-    return set(Path("/tmp").glob("perf-*.map"))
+def _of_perf() -> set[Path]:
+    """Return what perf, and what kvmpc for perf, put into /tmp."""
+    return set(Path("/tmp").glob("perf-*"))
 
 
 @pytest.fixture(autouse=True)
-def no_map_is_left():
-    before = _maps()
+def nothing_of_perf_is_left():
+    before = _of_perf()
     yield
-    assert _maps() <= before
+    deadline = time.monotonic() + 10
+    while not _of_perf() <= before and time.monotonic() < deadline:
+        time.sleep(0.1)  # somebody else's perf may be at work
+    assert _of_perf() <= before
 
 
 def _profiled(kvmpc):
@@ -120,6 +124,8 @@ def test_a_stop_at_any_moment_of_a_profile_leaves_nothing(kvmpc, number, to_all)
         if process.popen.poll() is None:
             (os.killpg if to_all else os.kill)(process.pid, number)
         finished = process.finish(within_s=20)
-        assert finished.code in (0, 130)
+        # After the run, while its table is printed, a signal does what it does to any program.
+        ended = finished.code == -number and kvmpc.result().finished
+        assert finished.code in (0, 130) or ended
         assert {trial.status for trial in kvmpc.result().trials} <= {"ok"}
         assert list(kvmpc.folder.iterdir()) == [kvmpc.json]
