@@ -13,10 +13,18 @@ from kvmpc.errors import UsageError
 from kvmpc.placement import ANYWHERE, Placement
 from kvmpc.units import MIB, PAGE_BYTES, format_bytes
 
-__all__ = ["ACCESSES", "MAX_VCPUS_DEFAULT", "ORDERS", "Work", "default_mem_per_vcpu_bytes"]
+__all__ = [
+    "ACCESSES",
+    "MAX_PASSES",
+    "MAX_VCPUS_DEFAULT",
+    "ORDERS",
+    "Work",
+    "default_mem_per_vcpu_bytes",
+]
 
 ORDERS: Final = ("sequential", "scattered")
 ACCESSES: Final = ("write", "read")
+MAX_PASSES: Final = 1_000_000
 MAX_VCPUS_DEFAULT: Final = 160
 """The talk's machine; more only when asked for."""
 
@@ -39,6 +47,9 @@ class Work:
     overlap: all vCPUs touch the same part, each from another place if it has as many pages.
     seed: varies tags and scattered orders.
     fetch_delay_ns: simulated network time of one page, in every pager that fetches.
+    passes: how often each vCPU goes through its pages: once, and then, all together once every
+        page is there, ``passes - 1`` times at the guest's full speed.
+    timeline: whether progress is sampled; always with further passes.
     placement: where threads and memory are, and how deep idle CPUs may sleep.
     timed, checked: whether the guest times each touch and compares the tags; off only to measure
         what they cost (``bench/guest_cost.py``); a trial without the checks says so.
@@ -52,6 +63,8 @@ class Work:
     overlap: bool = False
     seed: int = 1
     fetch_delay_ns: int = 0
+    passes: int = 1
+    timeline: bool = False
     placement: Placement = ANYWHERE
     timed: bool = True
     checked: bool = True
@@ -76,6 +89,14 @@ class Work:
             raise UsageError("--seed", self.seed, "0 to 4294967295")
         if not 0 <= self.fetch_delay_ns <= 10**10:
             raise UsageError("--fetch-delay", f"{self.fetch_delay_ns}ns", "0 to 10s")
+
+        if not 1 <= self.passes <= MAX_PASSES:
+            raise UsageError("--passes", self.passes, f"1 to {MAX_PASSES}")
+
+    @property
+    def sampled(self) -> bool:
+        """Whether progress is sampled."""
+        return self.timeline or self.passes > 1
 
     @property
     def pages_per_part(self) -> int:

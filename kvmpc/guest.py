@@ -69,6 +69,18 @@ GUEST_FIELDS = (
     F("trap_rsp", u64, "gva", "out", "stack pointer in an exception; 0 = none happened"),
     F("trap_cr2", u64, "gva", "out", "CR2 then"),
     F("histogram", u32 * HISTOGRAM_BUCKETS, "touches", "out", "by duration, see bucket_bounds"),  # type: ignore[arg-type]
+    # Last, so that no other field's place depends on them.
+    F("further", u64, "passes", "in", "passes after the first; counts down"),
+    F("again", u64, "touches", "out", "progress in these"),
+    F(
+        "changed",
+        u64,
+        "touches",
+        "out",
+        "of these, found a page other than the pass before left it",
+    ),
+    F("changed_gpa", u64, "gpa", "out", "the first of them"),
+    F("changed_word", u64, "word", "out", "what was in the word that the guest writes"),
 )
 
 
@@ -122,7 +134,9 @@ def bucket_bounds(bucket: int) -> tuple[int, int]:
 
 
 @cache
-def assemble_guest(*, write: bool, timed: bool = True, checked: bool = True) -> Program:
+def assemble_guest(
+    *, write: bool, timed: bool = True, checked: bool = True, passes: bool = False
+) -> Program:
     """Assemble the guest's program for its place in the low slot.
 
     It begins with the exception table, one `call trap` a vector, so the table is at _CODE_GPA.
@@ -133,7 +147,7 @@ def assemble_guest(*, write: bool, timed: bool = True, checked: bool = True) -> 
     sources += [
         (name, (folder / name).read_text("ascii")) for name in ("touch.asm", "exceptions.asm")
     ]
-    wanted = {"WRITE": write, "TIMED": timed, "CHECKED": checked}
+    wanted = {"WRITE": write, "TIMED": timed, "CHECKED": checked, "PASSES": passes}
     symbols = Symbols(
         constants={
             "READY_PORT": READY_PORT,
@@ -239,7 +253,10 @@ class Guest:
         self.plan = plan
         self.memory = memory
         program = assemble_guest(
-            write=work.access == "write", timed=work.timed, checked=work.checked
+            write=work.access == "write",
+            timed=work.timed,
+            checked=work.checked,
+            passes=work.passes > 1,
         )
         if len(program.code) > _TABLES_GPA - _CODE_GPA:
             raise ValueError("the guest's program outgrew its page")
@@ -264,7 +281,7 @@ class Guest:
         self.memory.write_low(page_gpa, bytes(tss))
         order = layout.order(vcpu)
         record = self.record(vcpu)
-        record.touches = order.count
+        record.touches, record.further = order.count, layout.work.passes - 1
         record.start, record.step, record.count = order.start, order.step, order.count
         record.part = DATA_GPA + order.part_page * PAGE_BYTES
         record.run_shift = layout.run_pages.bit_length() - 1

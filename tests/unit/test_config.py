@@ -34,6 +34,8 @@ def make_work(**options: Any) -> Work:
         ({"seed": 1 << 32}, "--seed", "0 to 4294967295"),
         ({"fetch_delay_ns": -1}, "--fetch-delay", "0 to 10s"),
         ({"fetch_delay_ns": 10**10 + 1}, "--fetch-delay", "0 to 10s"),
+        ({"passes": 0}, "--passes", "1 to 1000000"),
+        ({"passes": 1000001}, "--passes", "1 to 1000000"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_option_and_with_what_is_allowed(
