@@ -111,6 +111,8 @@ class TrialResult:
     warnings: what tilts this trial's numbers.
     kvm_stats: what KVM's own counters grew by, those of the VM and the sum of its vCPUs', named as
         the kernel names them; empty where it has none.
+    timeline: progress by time, lists of one length: ``ns`` from the gate, ``touches`` of all vCPUs
+        (further passes included), ``installs``; empty where it was not sampled.
     profile: of a profiled trial, where its CPU time went; None where it is none, or could not be
         profiled (a warning says why).
     """
@@ -138,6 +140,7 @@ class TrialResult:
     point: int = 0
     kvm_stats: Mapping[str, int] = field(default_factory=dict)
     profile: Profile | None = None
+    timeline: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.status not in (OK, FAILED):

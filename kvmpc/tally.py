@@ -29,6 +29,7 @@ __all__ = [
     "cycles_per_ns",
     "histogram",
     "metrics",
+    "per_thread",
     "switches",
     "warnings",
 ]
@@ -133,6 +134,18 @@ def metrics(
             found[f"fault_{key}_ns"] = stats.cycles_to_ns(at, guest_tsc_khz)
         found["fault_max_ns"] = stats.cycles_to_ns(longest, guest_tsc_khz)
     return found
+
+
+def per_thread(records: Sequence[ResolverRecord], gate_ns: int) -> dict[str, tuple[int, ...]]:
+    """Return what each thread did, by name; times are from the gate."""
+    return {
+        "start_ns": tuple(record.start_ns - gate_ns for record in records),
+        "end_ns": tuple(record.end_ns - gate_ns for record in records),
+        "cpu_ns": tuple(record.cpu_end_ns - record.cpu_start_ns for record in records),
+        "installs": tuple(record.installs for record in records),
+        "switches_voluntary": tuple(switches(record)[0] for record in records),
+        "switches_involuntary": tuple(switches(record)[1] for record in records),
+    }
 
 
 def warnings(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -32,16 +31,17 @@ from kvmpc.kvmstats import TrialStats
 from kvmpc.memory import GuestMemory, Layout, MissingBitmap
 from kvmpc.native.records import (
     RecordArray,
-    ResolverRecord,
     Return,
     SharedRecord,
     VcpuRecord,
 )
 from kvmpc.pagers.base import Pager, Scene, Supply
+from kvmpc.passes import FurtherPasses
 from kvmpc.perf import Recorder
 from kvmpc.placing import Place, got
 from kvmpc.results import TrialResult
 from kvmpc.source import ZERO
+from kvmpc.timeline import Timeline, speeds
 from kvmpc.units import PAGE_BYTES
 
 __all__ = ["WATCHDOG_S", "run_trial"]
@@ -65,6 +65,7 @@ class _VcpuWorker(Worker):
 
     record: VcpuRecord
     vcpu: Vcpu
+    later: VcpuRecord | None = None
 
     @property
     def index(self) -> int:
@@ -74,6 +75,8 @@ class _VcpuWorker(Worker):
     def interrupt(self) -> None:
         """Make the next KVM_RUN return at once, should the signal come just before it."""
         self.vcpu.run.immediate_exit = 1
+        if self.later is not None:
+            self.later.stop = 1
 
 
 def run_trial(
@@ -148,6 +151,7 @@ class _Trial:
         # Other tags each trial: a page left over from one before cannot pass for this one's.
         self.tags = pager.tags(work.seed << 32 | next(_trial_numbers))
         self.counts: dict[str, int] = {}
+        self.timeline: Timeline | None = None
 
     def run(self) -> TrialResult:
         begin_ns = time.monotonic_ns()
@@ -157,7 +161,7 @@ class _Trial:
             try:
                 self._wait_ready()
                 ready_ns = time.monotonic_ns()
-                self._wait_parked()
+                self._wait_parked(self.shared)
                 if self.pager.starts_empty:
                     verify.verify_absent(self.memory, self.layout, self._check_interrupt)
                 self._open_gate()
@@ -172,6 +176,7 @@ class _Trial:
     def _clear_out(self, stack: ExitStack) -> None:
         """Get every thread out before `stack` unmaps the memory that it runs on, or keep that."""
         try:
+            self.passes.stop()
             stuck = self.crew.stop(self.crew.workers, self.supply.stop)
             if stuck:
                 raise StuckError(stuck)
@@ -199,6 +204,7 @@ class _Trial:
         readers = self.supply.readers
         self.program = self.supply.program()
         self.crew = Crew(self.shared, self.program)
+        self.passes = stack.enter_context(FurtherPasses(work, self.program))
         records = stack.enter_context(RecordArray(VcpuRecord, work.vcpus, tail_bytes=PAGE_BYTES))
         vm = stack.enter_context(self.kvm.create_vm())
         self.memory.give_to(vm)
@@ -211,9 +217,16 @@ class _Trial:
             self.supply.equip(record, records.tails[index])
             record.fd, record.run = vcpu.fd, vcpu.run_address
             record.last_page = ~0
+            self.passes.equip(index, record)
             seat = self.place.vcpus[index]
             self.vcpu_workers.append(
-                _VcpuWorker(name=f"vcpu{index}", record=record, seat=seat, vcpu=vcpu)
+                _VcpuWorker(
+                    name=f"vcpu{index}",
+                    record=record,
+                    seat=seat,
+                    vcpu=vcpu,
+                    later=self.passes.records[index] if self.passes.records else None,
+                )
             )
         self.reader_workers = [
             Worker(name=reader.name, record=reader.record, seat=seat)
@@ -221,6 +234,10 @@ class _Trial:
         ]
         self.guest_tsc_khz = self.vcpu_workers[0].vcpu.tsc_khz()
         self.stats = TrialStats(self.kvm, vm)
+        if work.sampled:
+            both = [*records.records, *(reader.record for reader in readers)]
+            self.timeline = Timeline(work, self.guest, both)
+            stack.callback(self.timeline.close)
 
     # What the threads do.
 
@@ -233,6 +250,9 @@ class _Trial:
             report("ready")
             self._run_until(worker, "gated_vcpu_loop", DONE_PORT)
             report("done")
+            if worker.later is not None:
+                self._run_until(worker, "gated_vcpu_loop", DONE_PORT, worker.later)
+                report("again")
         except _Stopped:
             pass
 
@@ -242,9 +262,11 @@ class _Trial:
         if code != Return.STOPPED:
             raise error_of(code, worker.name, worker.record)
 
-    def _run_until(self, worker: _VcpuWorker, function: str, port: int) -> None:
-        """Run the vCPU until the guest writes to `port`."""
-        record, vcpu = worker.record, worker.vcpu
+    def _run_until(
+        self, worker: _VcpuWorker, function: str, port: int, record: VcpuRecord | None = None
+    ) -> None:
+        """Run the vCPU, on its own record or `record`, until the guest writes to `port`."""
+        record, vcpu = record or worker.record, worker.vcpu
         while True:
             code = self.program.call(function, record)
             if code == Return.EXIT:
@@ -270,10 +292,10 @@ class _Trial:
         self.crew.start(self.vcpu_workers, self._vcpu_body)
         self._await("ready", len(self.vcpu_workers))
 
-    def _wait_parked(self) -> None:
+    def _wait_parked(self, gate: SharedRecord) -> None:
         """Wait until all sleep at the gate: a thread that said ready may yet wait for the GIL."""
         deadline = time.monotonic() + self.watchdog_s
-        while self.shared.parked < self.work.vcpus:
+        while gate.parked < self.work.vcpus:
             self._check_interrupt()
             if time.monotonic() > deadline:
                 raise WatchdogError(self.watchdog_s, self._stuck())
@@ -296,22 +318,31 @@ class _Trial:
         stuck = self.crew.stop(self.reader_workers, lambda: None)
         if stuck:
             raise StuckError(stuck)
+        if self.passes.records:
+            self._wait_parked(self.passes.shared)
+            self.passes.open_gate()
+            self._await("again", len(self.vcpu_workers))
+        if self.timeline is not None:
+            self.timeline.sample(now=True)
 
     def _check_interrupt(self) -> None:
         if self.interrupt.signal_name is not None:
             raise Interrupted(self.interrupt.signal_name)
 
     def _progress(self) -> int:
-        touched = sum(int(self.guest.record(w.index).touched) for w in self.vcpu_workers)
-        return touched + self.supply.progress()
+        records = [self.guest.record(worker.index) for worker in self.vcpu_workers]
+        return sum(int(r.touched + r.again) for r in records) + self.supply.progress()
 
     def _await(self, kind: str, threads: int) -> None:
         """Wait for `threads` events of `kind`; a failure, an interrupt or the watchdog ends it."""
         last_progress, last_change = -1, time.monotonic()
         if not threads:
             return
-        for event in self.crew.events(_POLL_S):
+        sampled = self.timeline if kind != "ready" else None
+        for event in self.crew.events(sampled.interval_s if sampled else _POLL_S):
             self._check_interrupt()
+            if sampled:
+                sampled.sample()
             if event is not None:
                 if event.error is not None:
                     raise failure_of(event)
@@ -336,6 +367,9 @@ class _Trial:
             if record.touched < record.touches and self.shared.gate:
                 page = self.layout.touched_page(worker.index, record.touched)
                 found.append(f"{worker.name} for page {page}")
+            elif self.passes.shared.gate:
+                page = self.layout.touched_page(worker.index, record.again % record.touches)
+                found.append(f"{worker.name} for page {page} in a further pass")
             else:
                 found.append(f"{worker.name} before the gate")
         return found
@@ -349,15 +383,18 @@ class _Trial:
         verify.verify_guest(guest, self.memory, self.layout, self.tags)
         verify.verify_presence(self.memory, self.layout, self._check_interrupt)
         if self.pager.fetches:
-            verify.verify_installs([*vcpus, *readers], work.expected_pages)
+            verify.verify_installs([*vcpus, *readers, *self.passes.records], work.expected_pages)
             verify.verify_bitmap(self.bitmap, self.layout)
         gate_ns = self.shared.gate_ns
+        timeline = self.timeline.columns(gate_ns) if self.timeline else {}
         elapsed_ns = max(record.end_ns for record in vcpus) - gate_ns
         seen_khz = self._guest_tsc_khz_seen()
         khz = float(self.guest_tsc_khz or seen_khz)
         metrics = tally.metrics(
             work, gate_ns=gate_ns, vcpus=vcpus, readers=readers, guest=guest, guest_tsc_khz=khz
         )
+        self.passes.verify(guest)
+        metrics |= speeds(timeline, [r.end_ns - gate_ns for r in vcpus], self.passes.full_speed())
         metrics |= self.place.metrics()
         metrics["setup_ns"] = float(ready_ns - begin_ns)
         pages_per_node = self.memory.pages_per_node()
@@ -370,13 +407,13 @@ class _Trial:
             histogram_cycles=tally.histogram(guest, work),
             guest_tsc_khz=khz,
             guest_tsc_is_host_tsc=self.tsc_shared,
-            per_vcpu=_per_thread(vcpus, gate_ns)
+            per_vcpu=tally.per_thread(vcpus, gate_ns)
             | got(self.place.vcpus)
             | {
                 "touched": tuple(guest.record(i).touched for i in range(work.vcpus)),
                 "longest_cycles": tuple(guest.record(i).longest_cycles for i in range(work.vcpus)),
             },
-            per_reader=_per_thread(readers, gate_ns)
+            per_reader=tally.per_thread(readers, gate_ns)
             | got(self.place.readers)
             | {"received": tuple(record.received for record in readers)},
             pages_per_node=pages_per_node,
@@ -393,6 +430,7 @@ class _Trial:
                 *self.stats.cautions(self.counts, ring=self.ring),
             ),
             kvm_stats=self.stats.deltas,
+            timeline=timeline,
         )
 
     def _verified(self) -> str:
@@ -413,14 +451,3 @@ class _Trial:
             cycles = record.end_cycles - record.start_cycles
             rates.append(cycles / (host.end_ns - host.start_ns) * 1e6)
         return float(max(rates))
-
-
-def _per_thread(records: Sequence[ResolverRecord], gate_ns: int) -> dict[str, tuple[int, ...]]:
-    return {
-        "start_ns": tuple(record.start_ns - gate_ns for record in records),
-        "end_ns": tuple(record.end_ns - gate_ns for record in records),
-        "cpu_ns": tuple(record.cpu_end_ns - record.cpu_start_ns for record in records),
-        "installs": tuple(record.installs for record in records),
-        "switches_voluntary": tuple(tally.switches(record)[0] for record in records),
-        "switches_involuntary": tuple(tally.switches(record)[1] for record in records),
-    }

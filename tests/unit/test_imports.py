@@ -21,7 +21,7 @@ LAYERS = (
     ("doubts", "hostmatch", "criteria", "matching", "gate", "baselines"),
     ("cells", "report", "verdicts", "ktap", "formats"),
     ("outputfile", "htmlreport"),
-    ("tally", "limits", "failures", "profile", "profiletable"),
+    ("tally", "passes", "timeline", "limits", "failures", "profile", "profiletable"),
     ("perf",),
     ("trial",),
     ("profiled",),
