@@ -168,6 +168,8 @@ AXES: Final[Mapping[str, Axis]] = {
     "access": Axis("access", _text),
     "overlap": Axis("overlap", _flag),
     "fetch_delay": Axis("fetch_delay_ns", _duration),
+    "passes": Axis("passes", _count),
+    "timeline": Axis("timeline", _flag),
     "seed": Axis("seed", _count),
     **{
         name: Axis("placement", lambda value, _: value)
