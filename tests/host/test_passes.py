@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import mmap
+import os
+import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from kvmpc import syscalls
+from kvmpc.errors import Interrupted
 from kvmpc.guest import HISTOGRAM_BUCKETS
+from kvmpc.interrupt import Interrupt
 from kvmpc.passes import FurtherPasses
 from kvmpc.results import TrialResult
 from kvmpc.units import PAGE_BYTES
@@ -117,3 +122,21 @@ def test_a_page_that_went_missing_meanwhile_ends_the_trial(
     assert result.status == "failed"
     assert result.error is not None
     assert "vcpu0 for page 7 in a further pass" in result.error
+
+
+@pytest.mark.parametrize("spec", ["uffd", "exit"])
+def test_an_interrupt_ends_further_passes_at_once(
+    run: Run, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    plain = FurtherPasses.open_gate
+
+    def interrupted(self: FurtherPasses) -> None:
+        plain(self)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(FurtherPasses, "open_gate", interrupted)
+    begin = time.monotonic()
+    with pytest.raises(Interrupted):
+        run(spec, pages=997, passes=1_000_000)
+    assert time.monotonic() - begin < 5
+    assert interrupt.signal_name == "SIGINT"
