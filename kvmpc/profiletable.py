@@ -7,7 +7,8 @@ import textwrap
 from tabulate import tabulate
 
 from kvmpc.profile import WAITERS
-from kvmpc.results import PROFILED, Profile, Result, TrialResult
+from kvmpc.points import point_names
+from kvmpc.results import PROFILED, Profile, Result, TrialResult, points_of
 
 __all__ = ["format_profiles"]
 
@@ -26,18 +27,20 @@ they come on again: a lock that was held or waited for so, mostly a userfaultfd'
 
 
 def format_profiles(result: Result) -> str:
-    """Return the table of the profiled trials of `result`, of one point; "" where it has none."""
+    """Return the table of the profiled trials of `result`; "" where it has none."""
     trials = [trial for trial in result.trials if trial.round == PROFILED]
     if not trials:
         return ""
+    names = point_names([point.options for point in points_of(result)])
     clock = any(trial.profile is not None and trial.profile.irqs_off for trial in trials)
     headers = ["pager", "guest", "kernel", "user", "spin", "uffd", "mmu_lock", "mmap", "pages"]
     headers += ["other", *(["irqs off"] if clock else [])]
-    rows = [
-        [_broken(trial.label), *_cells(trial.profile, clock=clock)]
-        for trial in trials
-        if trial.profile is not None
-    ]
+    rows: list[list[str]] = []
+    for index, name in enumerate(names):
+        of_point = [t for t in trials if t.point == index and t.profile is not None]
+        if name and of_point:
+            rows += [[""], [name]]
+        rows += [[_broken(t.label), *_cells(t.profile, clock=clock)] for t in of_point]
     said = ["where the time went"]
     if rows:
         said += ["", _table([headers, *rows]), ""]
@@ -45,16 +48,32 @@ def format_profiles(result: Result) -> str:
         said += _wrapped(_CLOCK_NOTE) if clock else []
         said += [""]
     for trial in trials:
-        said += _wrapped(f"{trial.label} {_most(trial)}")
-    for caution in dict.fromkeys(c for t in trials for c in t.warnings if "profile" in c.code):
-        said += _wrapped(f"note: {caution}")
+        where = f"{names[trial.point]}: " if names[trial.point] else ""
+        said += _wrapped(f"{where}{trial.label} {_most(trial)}")
+    said += _notes(trials)
     return "\n".join(said)
+
+
+def _notes(trials: list[TrialResult]) -> list[str]:
+    """Return what weakens the profiles: each kind once, in the words of the first."""
+    kinds: dict[str, list[str]] = {}
+    for trial in trials:
+        for caution in trial.warnings:
+            if "profile" in caution.code:
+                kinds.setdefault(caution.code, []).append(str(caution))
+    said = []
+    for texts in kinds.values():
+        differ = len(set(texts)) > 1
+        said += _wrapped(
+            f"note: {texts[0]}{f' (so or similar in {len(texts)} of them)' if differ else ''}"
+        )
+    return said
 
 
 def _table(rows: list[list[str]]) -> str:
     widths = [
         max(len(line) for cell in column for line in cell.split("\n"))
-        for column in zip(*rows, strict=True)
+        for column in zip(*(row for row in rows if len(row) == len(rows[0])), strict=True)
     ]
     # The headers are a row: as headers, each would get two columns of padding.
     return tabulate(

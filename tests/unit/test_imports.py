@@ -36,7 +36,7 @@ ONLY = {
     "results": {"errors", "units", "resultfile", "cautions", "schema"},
     "schema": set(),
     "profile": {"cautions", "results"},
-    "profiletable": {"profile", "results"},
+    "profiletable": {"points", "profile", "results"},
     "resultfile": {"errors", "units", "results"},
     "resampling": set(),
     "points": {"config", "units"},
