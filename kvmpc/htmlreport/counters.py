@@ -44,6 +44,6 @@ def _by_page(point: Result, spec: str) -> dict[str, float]:
             for name, count in trial.counts.items()
             if name.startswith(_SWITCHES)
         }
-        for name, count in (*switches.items(), *getattr(trial, "kvm_stats", {}).items()):
+        for name, count in (*switches.items(), *trial.kvm_stats.items()):
             values.setdefault(name, []).append(count / max(1, trial.expected_pages))
     return {name: stats.median(found) or 0.0 for name, found in values.items()}

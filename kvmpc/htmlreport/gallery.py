@@ -221,7 +221,12 @@ def _readers(
 ) -> Chart:
     """Return a chart against readers: a line for each family at each point, but not too many."""
     lines = []
-    chosen = spaced(range(len(panel.points)), max(1, _MOST_READER_LINES // len(families)))
+    several = [
+        index
+        for index, point in enumerate(panel.points)
+        if any(len(set(specs.values()) & set(point.pagers)) > 1 for specs in families.values())
+    ]
+    chosen = spaced(several, max(1, _MOST_READER_LINES // len(families)))
     for family, specs in families.items():
         for index in chosen:
             found = {
@@ -238,6 +243,8 @@ def _readers(
                         dots=tuple(dot(r, s) for r, s in found.items()),
                     )
                 )
+    if lines and len(chosen) == 1:
+        lines += _without_readers(panel, chosen[0], families, told, lines)
     return Chart(
         key=f"readers-{told.key}",
         title=f"{told.title} against readers",
@@ -252,6 +259,28 @@ def _readers(
         y_log=told.log and _wide(lines),
         absent="" if lines else f"Not in this result: {told.absent}",
     )
+
+
+def _without_readers(
+    panel: Panel,
+    index: int,
+    families: Mapping[str, Mapping[int, str]],
+    told: _Told,
+    lines: Sequence[Line],
+) -> list[Line]:
+    """Return the pagers that need no reader as level lines, for the eye to compare with."""
+    xs = [found.x for line in lines for found in line.dots]
+    readers = {spec for specs in families.values() for spec in specs.values()}
+    found = []
+    for spec, label in shown_pagers(panel).items():
+        if spec in readers or spec.split(",")[0] in ("uffd", "none"):
+            continue
+        summary = told.summary(panel.points[index], spec)
+        if summary is not None:
+            dots = tuple(dot(x, summary) for x in (min(xs), max(xs)))
+            name = f"{label} {panel.at(index)}, no readers".replace(" ,", ",")
+            found.append(Line(key=spec, label=name, dots=dots))
+    return found
 
 
 def spaced(items: Sequence[int], most: int) -> list[int]:

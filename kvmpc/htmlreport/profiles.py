@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from kvmpc import stats
 from kvmpc.htmlreport import text
 from kvmpc.htmlreport.series import Chart, Dot, Line, Panel
-from kvmpc.results import OK, Result
+from kvmpc.profile import WAITERS
+from kvmpc.results import OK, Profile, Result
 from kvmpc.stats import Summary
 
 __all__ = ["NO_PROFILE", "locks", "of_spin", "profiles_of"]
 
 NO_PROFILE: Final = "kvmpc compare --profile, with perf installed, measures it."
 
-_WAITERS: Final[Mapping[str, str]] = {
-    "userfaultfd": "userfaultfd queues",
-    "mmu_lock": "mmu_lock",
-    "mmap_vma": "mmap and VMA locks",
-    "page_allocator": "page allocator",
-    "other": "other",
-}
-"""What the keys of a profile's ``spin`` are called; one that is not here keeps its name."""
-
 _HELD: Final = "held or waited for, interrupts off"
 
 _TOP: Final = 3
 
 
-def profiles_of(point: Result, spec: str) -> list[Any]:
+def profiles_of(point: Result, spec: str) -> list[Profile]:
     """Return the profiles of a pager's sound trials that have one."""
-    found = (
-        getattr(trial, "profile", None)
+    return [
+        trial.profile
         for trial in point.trials
-        if trial.pager == spec and trial.status == OK
-    )
-    return [profile for profile in found if profile is not None]
+        if trial.pager == spec and trial.status == OK and trial.profile is not None
+    ]
 
 
 def of_spin(point: Result, spec: str) -> Summary | None:
@@ -61,7 +52,7 @@ def locks(panel: Panel, pagers: Mapping[str, str]) -> Chart:
         profiles = [profile for profile in profiles_of(point, spec) if profile.spin]
         if not profiles:
             continue
-        keys = dict.fromkeys([*_WAITERS, *(key for p in profiles for key in p.spin)])
+        keys = dict.fromkeys([*WAITERS, *(key for p in profiles for key in p.spin)])
         spin, held = (
             {key: stats.median([each.get(key, 0.0) for each in kind]) or 0.0 for key in keys}
             for kind in ([p.spin for p in profiles], [p.irqs_off for p in profiles])
@@ -74,7 +65,7 @@ def locks(panel: Panel, pagers: Mapping[str, str]) -> Chart:
                 label,
                 *(
                     text.percent(spin[key]) + (f"\n+{text.percent(held[key])}" if held[key] else "")
-                    for key in _WAITERS
+                    for key in WAITERS
                 ),
                 *(text.percent(first.modes.get(mode)) for mode in ("guest", "kernel", "user")),
                 f"{first.samples:,} {first.event}",
@@ -89,7 +80,7 @@ def locks(panel: Panel, pagers: Mapping[str, str]) -> Chart:
             for row, found in enumerate(shares.values())
             for share in [found.get(waiter, 0.0)]
         )
-        name = _WAITERS.get(waiter, waiter)
+        name = WAITERS.get(waiter, waiter)
         lines.append(Line(key=f"lock-{waiter}", label=name, dots=dots))
     return Chart(
         key="locks",
@@ -105,7 +96,7 @@ def locks(panel: Panel, pagers: Mapping[str, str]) -> Chart:
         table=(
             (
                 "pager",
-                *_WAITERS.values(),
+                *WAITERS.values(),
                 "in guest",
                 "in kernel",
                 "in user",

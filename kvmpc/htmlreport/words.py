@@ -6,7 +6,7 @@ one round has no interval.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,6 +33,10 @@ __all__ = [
 
 _FEWEST: Final = 3
 """Rounds below which no pager is called the faster one, however alike they are."""
+
+
+_NOT_TOLD: Final = frozenset({"timed", "checked", "watchdog_s", "question"})
+"""Options that are no part of the work, or that are told elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,9 +323,8 @@ def work_of(result: Result) -> str:
     swept = {name for point in result.points for name in point.options}
     given = {
         name: value
-        for name, value in result.options.items()
-        if name not in swept | {"timed", "checked", "watchdog_s"}
-        and not (value is None or value is False or isinstance(value, dict | list))
+        for name, value in _flat(result.options)
+        if name not in swept | _NOT_TOLD and value not in (None, False, [], "")
     }
     told = [shown_option(name, value) for name, value in given.items()]
     for name in sorted(swept):
@@ -333,6 +336,14 @@ def work_of(result: Result) -> str:
         known = f"{first.partition('=')[0]}="
         told.append(", ".join([first, *(value.removeprefix(known) for value in others)]))
     return "; ".join(told)
+
+
+def _flat(options: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", item) for inner, item in _flat(value))
+        else:
+            yield name, value
 
 
 def place_of(result: Result) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from kvmpc.cautions import Caution
-from kvmpc.results import Point, Result, Skip, TrialResult
+from kvmpc.results import PROFILED, Point, Profile, Result, Skip, TrialResult
 
 __all__ = ["DOUBLED", "PAGERS", "USUAL", "complete", "label_of", "skipped", "sweep", "trial"]
 
@@ -183,8 +183,27 @@ def sweep(
 
 def complete(result: Result) -> Result:
     """Return a result with all that a trial may have: the latency split, a profile, a timeline."""
-    trials = [replace(t, metrics={**t.metrics, **_split(t)}) for t in result.trials]
+    trials = [replace(t, metrics={**t.metrics, **_split(t)}, kvm_stats={
+        "exits": 2 * t.expected_pages, "pf_fixed": t.expected_pages, "tlb_flush": 1,
+    }) for t in result.trials]  # fmt: skip
+    first = {(t.point, t.pager): t for t in trials}
+    trials += [replace(t, round=PROFILED, profile=_profile(t)) for t in first.values()]
     return replace(result, trials=tuple(trials))
+
+
+def _profile(trial: TrialResult) -> Profile:
+    waits = 0.9 * (1 - 1 / trial.vcpus) if trial.fetches else 0.01
+    return Profile(
+        event="cpu-clock",
+        frequency_hz=1999,
+        samples=1234,
+        modes={"guest": 0.1, "kernel": 0.85, "user": 0.05},
+        roles={"vcpus": 0.7, "readers": 0.3},
+        spin={"userfaultfd": waits * 0.7, "mmu_lock": waits * 0.2, "mmap_vma": 0.0,
+              "page_allocator": 0.0, "other": waits * 0.1},
+        irqs_off={"userfaultfd": 0.05, "other": 0.01},
+        top={"native_queued_spin_lock_slowpath": waits, "(guest)": 0.1},
+    )  # fmt: skip
 
 
 def _split(trial: TrialResult) -> dict[str, float]:

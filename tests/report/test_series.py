@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from kvmpc.htmlreport.counters import counters
 from kvmpc.htmlreport.distributions import spreads_of, survival
 from kvmpc.htmlreport.gallery import charts_of, readers_families, spaced
-from kvmpc.htmlreport.series import Chart, metric, panels_of, usable_trials
+from kvmpc.htmlreport.series import Chart, metric, panels_of, shown_pagers, usable_trials
 from kvmpc.htmlreport.shapes import SHAPES, shape_chart
-from kvmpc.results import Point, Result
+from kvmpc.results import Point, Result, TrialResult
 from tests.report.synthetic import complete, sweep, trial
 
 
@@ -201,6 +202,39 @@ def test_what_a_result_lacks_gives_no_chart_but_a_sentence_that_says_what_would_
     assert "pager none" in absent["share"]
     assert "--passes" in absent["timeline"]
     assert "split" in absent
+
+
+def test_a_profile_gives_the_share_of_spin_locks_and_whose_they_are_but_no_rate() -> None:
+    plain = sweep((1, 10), ("none", "uffd"), rounds=2)
+    result = complete(plain)
+    assert _by_label(_chart(result, "spin"))["uffd"] == pytest.approx({1: 0, 10: 0.81})
+    stack = _by_label(_chart(result, "locks"))
+    assert stack["uffd queues"][1] == pytest.approx(0.81 * 0.7)
+    assert stack["held or waited for, interrupts off"][1] == pytest.approx(0.06)
+    assert _chart(result, "rate").lines == _chart(plain, "rate").lines
+
+
+def test_counters_are_by_page_and_what_hardly_happens_is_left_out() -> None:
+    (panel,) = panels_of(complete(sweep((8,), ("uffd", "exit"), rounds=2)))
+    headers, rows = counters(panel, shown_pagers(panel))
+    assert headers == ("counter", "uffd", "exit(sigbus)")
+    assert rows == [("exits", "2", "2"), ("pf_fixed", "1", "1")]
+
+
+def test_guest_speed_is_touches_between_samples_of_the_median_trial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sampled = {"ns": (0, 1000, 2000), "touches": (0, 5, 20), "installs": (0, 5, 10)}
+    monkeypatch.setattr(TrialResult, "timeline", sampled, raising=False)
+    chart = _chart(sweep((1,), ("uffd",), rounds=1), "timeline")
+    assert _by_label(chart)["uffd"] == pytest.approx({1000: 5e6, 2000: 15e6})
+
+
+def test_a_single_point_with_readers_shows_beside_them_what_needs_none() -> None:
+    result = sweep((4,), ("uffd", "uffd,readers=4", "none", "exit"), rounds=1)
+    found = _by_label(_chart(result, "readers-rate"))
+    assert list(found) == ["uffd", "exit(sigbus), no readers"]
+    assert list(found["exit(sigbus), no readers"]) == [1, 4]
 
 
 def test_the_latency_split_shows_the_parts_that_a_pager_has() -> None:
