@@ -45,7 +45,7 @@ _NONES: Final[tuple[Look, ...]] = (
     ("#000000", "p", (0, (5, 2))),
     ("#000000", "x", (0, (3, 1, 1, 1))),
 )
-_PUBLISHED: Final = "#777777"
+_PUBLISHED: Final = "#555555"
 
 _WIDTH: Final = 7.8  # inches of 72 points; the page scales it
 _LABEL_LETTERS: Final = 44
@@ -117,7 +117,7 @@ def _lines(chart: Chart, looks: Mapping[str, Look]) -> Figure:
         colour, marker, dash = looks[line.key]
         xs, ys = [dot.x for dot in line.dots], [dot.y for dot in line.dots]
         if line.published:
-            style: dict[str, Any] = {"color": _PUBLISHED, "linewidth": 1.1, "markersize": 3.5}
+            style: dict[str, Any] = {"color": _PUBLISHED, "linewidth": 1.1, "markersize": 4.5}
             style |= {"markerfacecolor": "white"}
         else:
             style = {"color": colour}

@@ -164,8 +164,9 @@ _MAIN: Final = (
         key="spin",
         title="Spin-lock share",
         y_label="of CPU time",
-        note="The share of CPU time spent waiting for a spin lock, whoever holds it; sampled in "
-        "rounds of their own that never enter a rate.",
+        note="CPU time spent waiting for a spin lock, sampled in rounds of their own that never "
+        "enter a rate. Bars reach up to what a clock (cpu-clock) cannot tell from it: locks held "
+        "or waited for with interrupts off.",
         summary=of_spin,
         spell=text.percent,
         absent=NO_PROFILE,

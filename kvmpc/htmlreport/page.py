@@ -314,4 +314,4 @@ def _data(chart: Chart) -> str:
 
 
 def _interval(chart: Chart, low: float, high: float, n: int) -> str:
-    return text.span(low, high, chart.spell) if n > 1 else ""
+    return text.span(low, high, chart.spell) if n > 1 or low < high else ""

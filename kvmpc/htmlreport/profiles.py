@@ -31,10 +31,19 @@ def profiles_of(point: Result, spec: str) -> list[Profile]:
 
 
 def of_spin(point: Result, spec: str) -> Summary | None:
-    """Summarise the share of CPU time in spin locks; None where the profile cannot tell."""
-    return stats.summarise(
-        sum(profile.spin.values()) for profile in profiles_of(point, spec) if profile.spin
+    """Summarise the share of CPU time in spin locks; None where the profile cannot tell.
+
+    From what was surely waited for up to that with what a clock cannot tell from it: the ends are
+    those, and no interval of the median.
+    """
+    profiles = [profile for profile in profiles_of(point, spec) if profile.spin]
+    least = stats.median(sum(profile.spin.values()) for profile in profiles)
+    most = stats.median(
+        sum(profile.spin.values()) + sum(profile.irqs_off.values()) for profile in profiles
     )
+    if least is None or most is None:
+        return None
+    return Summary(median=least, lowest=least, highest=most, low=least, high=most, n=len(profiles))
 
 
 def locks(panel: Panel, pagers: Mapping[str, str]) -> Chart:

@@ -231,7 +231,9 @@ def _others(panel: Panel, labels: dict[str, str]) -> list[str]:
         spans = [f"{labels[spec]} at {_span(panel, numbers)}" for spec, numbers in runs]
         told = f"Who leads: {'; '.join(spans)}."
     unsure = [panel.spell(number) for number, best in found if best.second and not best.sure]
-    if unsure:
+    if len(unsure) == len(found):
+        told += " Nowhere is that told apart from the next."
+    elif unsure:
         told += f" Not told apart from the next at {', '.join(unsure)}."
     return [told]
 

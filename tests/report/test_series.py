@@ -208,6 +208,8 @@ def test_a_profile_gives_the_share_of_spin_locks_and_whose_they_are_but_no_rate(
     plain = sweep((1, 10), ("none", "uffd"), rounds=2)
     result = complete(plain)
     assert _by_label(_chart(result, "spin"))["uffd"] == pytest.approx({1: 0, 10: 0.81})
+    spin = next(line for line in _chart(result, "spin").lines if line.label == "uffd")
+    assert [dot.high - dot.low for dot in spin.dots] == pytest.approx([0.06, 0.06])
     stack = _by_label(_chart(result, "locks"))
     assert stack["uffd queues"][1] == pytest.approx(0.81 * 0.7)
     assert stack["held or waited for, interrupts off"][1] == pytest.approx(0.06)
