@@ -14,6 +14,7 @@ from kvmpc.results import Result, TrialResult
 __all__ = ["fairness", "latency", "split", "spreads_of", "survival", "timeline"]
 
 _QUANTILES: Final = (0.1, 0.5, 0.9, 0.99, 0.999)
+_FULL: Final = "full_speed_touches_per_s"
 _PARTS: Final = ("noticed", "fetch", "install", "back")
 
 
@@ -178,50 +179,85 @@ def spreads_of(point: Result, spec: str) -> tuple[list[float], float | None]:
 
 
 def timeline(panel: Panel, pagers: Mapping[str, str]) -> Chart:
-    """Return guest speed against time of each pager's median trial, at the last point."""
+    """Return guest speed against time of each pager's median trial, at the last point.
+
+    As a share of the guest's full speed where every one of those trials knows it.
+    """
     point = panel.points[-1]
+    chosen = {
+        spec: trial
+        for spec in pagers
+        if (trial := _median_sampled(usable_trials(point, spec))) is not None
+    }
+    shared = all(_FULL in trial.metrics for trial in chosen.values())
     lines, rows = [], []
-    for spec, label in pagers.items():
-        course = _course(usable_trials(point, spec))
+    for spec, trial in chosen.items():
+        course = _course(trial, trial.metrics[_FULL] if shared else None)
         if not course:
             continue
-        lines.append(Line(key=spec, label=label, dots=course))
-        cells = [
+        lines.append(Line(key=spec, label=pagers[spec], dots=course))
+        half, most, full = (
             stats.median(metrics_by_round(point, spec, name).values())
-            for name in ("time_to_half_speed_ns", "time_to_95_speed_ns")
-        ]
-        rows.append((label, text.duration(course[-1].x), *map(text.duration, cells)))
+            for name in ("to_half_speed_ns", "to_95_speed_ns", _FULL)
+        )
+        elapsed = text.duration(trial.elapsed_ns)
+        times = map(text.duration, (half, most))
+        rows.append((pagers[spec], elapsed, *times, text.number(full)))
     return Chart(
         key="timeline",
         title=f"Guest speed against time {panel.at(len(panel.points) - 1)}".strip(),
         kind="curves",
-        y_label="touches per second",
+        y_label="share of full speed" if shared else "touches per second",
         x_label="time from the gate",
-        note="What a user of the guest feels while memory arrives, in each pager's median trial. ",
+        note="What a user of the guest feels while memory arrives, in each pager's median trial."
+        + (
+            " Full speed is that of further passes over memory that is there; a vCPU that has all "
+            "its pages counts as at full speed. The scale is logarithmic."
+            if shared
+            else ""
+        ),
         lines=tuple(lines),
-        spell=text.short,
+        spell=text.percent if shared else text.short,
         spell_x=text.duration,
+        y_log=shared,
         absent=""
         if lines
-        else "Not in this result: kvmpc compare --passes 3 (or --timeline) samples it.",
-        table=(("pager", "until the end", "half speed after", "95 % after"), *rows),
+        else "Not in this result: kvmpc compare --passes 3 gives it; --timeline without a full "
+        "speed to compare with.",
+        table=(
+            ("pager", "all pages after", "half speed after", "95% after", "full speed, touches/s"),
+            *rows,
+        ),
     )
 
 
-def _course(trials: Sequence[TrialResult]) -> tuple[Dot, ...]:
-    """Return touches per second between samples, of the trial with the median elapsed time."""
-    known = sorted(
-        (trial.elapsed_ns, number)
-        for number, trial in enumerate(trials)
-        if getattr(trial, "timeline", None) and trial.elapsed_ns
-    )
-    if not known:
-        return ()
-    sampled = getattr(trials[known[len(known) // 2][1]], "timeline", {})
-    times, touches = sampled.get("ns", ()), sampled.get("touches", ())
-    return tuple(
-        Dot(x=after, y=speed, low=speed, high=speed)
-        for before, after, first, last in zip(times, times[1:], touches, touches[1:], strict=False)
-        if after > before
-        for speed in [(last - first) * 1e9 / (after - before)]
-    )
+def _median_sampled(trials: Sequence[TrialResult]) -> TrialResult | None:
+    """Return the trial of the median elapsed time among those that were sampled."""
+    sampled = [trial for trial in trials if getattr(trial, "timeline", None) and trial.elapsed_ns]
+    sampled.sort(key=lambda trial: trial.elapsed_ns or 0)
+    return sampled[len(sampled) // 2] if sampled else None
+
+
+def _course(trial: TrialResult, full_per_s: float | None) -> tuple[Dot, ...]:
+    """Return the guest's speed between samples up to its last page; a share of `full_per_s` if any.
+
+    A share counts vCPUs that have all their pages as at full speed, though they wait here for the
+    others, and ends at 1. Intervals without a touch have no place on a logarithmic scale.
+    """
+    sampled: Mapping[str, Sequence[int]] = getattr(trial, "timeline", {})
+    ends = trial.per_vcpu.get("end_ns", ())
+    last = trial.elapsed_ns or 0
+    times, touches = [0, *sampled.get("ns", ())], [0, *sampled.get("touches", ())]
+    found = []
+    for begin, end, before, after in zip(times, times[1:], touches, touches[1:], strict=False):
+        if end > last or end <= begin:
+            continue
+        speed = (after - before) * 1e9 / (end - begin)
+        if full_per_s is not None:
+            ended = sum(at <= begin for at in ends) / len(ends) if ends else 0.0
+            speed = min(1.0, speed / full_per_s + ended)
+        if speed > 0 or full_per_s is None:
+            found.append((float(end), speed))
+    if found and full_per_s is not None:
+        found.append((float(last), 1.0))
+    return tuple(Dot(x=x, y=y, low=y, high=y) for x, y in found)

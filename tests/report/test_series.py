@@ -223,13 +223,27 @@ def test_counters_are_by_page_and_what_hardly_happens_is_left_out() -> None:
     assert rows == [("exits", "2", "2"), ("pf_fixed", "1", "1")]
 
 
-def test_guest_speed_is_touches_between_samples_of_the_median_trial(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    sampled = {"ns": (0, 1000, 2000), "touches": (0, 5, 20), "installs": (0, 5, 10)}
-    monkeypatch.setattr(TrialResult, "timeline", sampled, raising=False)
-    chart = _chart(sweep((1,), ("uffd",), rounds=1), "timeline")
+SAMPLED = {"ns": (1000, 2000, 9000), "touches": (5, 20, 99), "installs": (5, 10, 10)}
+
+
+@pytest.fixture
+def sampled(monkeypatch: pytest.MonkeyPatch) -> TrialResult:
+    monkeypatch.setattr(TrialResult, "timeline", SAMPLED, raising=False)
+    return trial("uffd", 2, 1, random.Random(1), elapsed_ns=3000, per_vcpu={"end_ns": (1000, 3000)})
+
+
+def test_guest_speed_is_touches_between_samples_up_to_the_last_page(sampled: TrialResult) -> None:
+    chart = _chart(sweep((2,), ("uffd",), trials=(sampled,)), "timeline")
     assert _by_label(chart)["uffd"] == pytest.approx({1000: 5e6, 2000: 15e6})
+
+
+def test_with_further_passes_it_is_a_share_of_full_speed_where_who_is_done_counts_as_full(
+    sampled: TrialResult,
+) -> None:
+    made = replace(sampled, metrics={"full_speed_touches_per_s": 5e7, "to_half_speed_ns": 1000.0})
+    chart = _chart(sweep((2,), ("uffd",), trials=(made,)), "timeline")
+    assert _by_label(chart)["uffd"] == pytest.approx({1000: 0.1, 2000: 0.3 + 0.5, 3000: 1})
+    assert chart.table[1] == ("uffd", "3 us", "1 us", "-", "50,000,000")
 
 
 def test_a_single_point_with_readers_shows_beside_them_what_needs_none() -> None:
