@@ -6,8 +6,8 @@ import textwrap
 
 from tabulate import tabulate
 
-from kvmpc.profile import WAITERS
 from kvmpc.points import point_names
+from kvmpc.profile import WAITERS
 from kvmpc.results import PROFILED, Profile, Result, TrialResult, points_of
 
 __all__ = ["format_profiles"]

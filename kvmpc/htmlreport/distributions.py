@@ -222,7 +222,7 @@ def timeline(panel: Panel, pagers: Mapping[str, str]) -> Chart:
         y_log=shared,
         absent=""
         if lines
-        else "Not in this result: kvmpc compare --passes 3 gives it; --timeline without a full "
+        else "Not in this result: kvmpc compare --passes 101 gives it; --timeline without a full "
         "speed to compare with.",
         table=(
             ("pager", "all pages after", "half speed after", "95% after", "full speed, touches/s"),
@@ -233,7 +233,7 @@ def timeline(panel: Panel, pagers: Mapping[str, str]) -> Chart:
 
 def _median_sampled(trials: Sequence[TrialResult]) -> TrialResult | None:
     """Return the trial of the median elapsed time among those that were sampled."""
-    sampled = [trial for trial in trials if getattr(trial, "timeline", None) and trial.elapsed_ns]
+    sampled = [trial for trial in trials if trial.timeline and trial.elapsed_ns]
     sampled.sort(key=lambda trial: trial.elapsed_ns or 0)
     return sampled[len(sampled) // 2] if sampled else None
 
@@ -244,7 +244,7 @@ def _course(trial: TrialResult, full_per_s: float | None) -> tuple[Dot, ...]:
     A share counts vCPUs that have all their pages as at full speed, though they wait here for the
     others, and ends at 1. Intervals without a touch have no place on a logarithmic scale.
     """
-    sampled: Mapping[str, Sequence[int]] = getattr(trial, "timeline", {})
+    sampled = trial.timeline
     ends = trial.per_vcpu.get("end_ns", ())
     last = trial.elapsed_ns or 0
     times, touches = [0, *sampled.get("ns", ())], [0, *sampled.get("touches", ())]

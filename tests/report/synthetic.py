@@ -183,9 +183,9 @@ def sweep(
 
 def complete(result: Result) -> Result:
     """Return a result with all that a trial may have: the latency split, a profile, a timeline."""
-    trials = [replace(t, metrics={**t.metrics, **_split(t)}, kvm_stats={
+    trials = [replace(t, metrics={**t.metrics, **_split(t), **_speeds(t)}, kvm_stats={
         "exits": 2 * t.expected_pages, "pf_fixed": t.expected_pages, "tlb_flush": 1,
-    }) for t in result.trials]  # fmt: skip
+    }, timeline=_timeline(t)) for t in result.trials]  # fmt: skip
     first = {(t.point, t.pager): t for t in trials}
     trials += [replace(t, round=PROFILED, profile=_profile(t)) for t in first.values()]
     return replace(result, trials=tuple(trials))
@@ -204,6 +204,23 @@ def _profile(trial: TrialResult) -> Profile:
         irqs_off={"userfaultfd": 0.05, "other": 0.01},
         top={"native_queued_spin_lock_slowpath": waits, "(guest)": 0.1},
     )  # fmt: skip
+
+
+def _timeline(trial: TrialResult) -> dict[str, tuple[int, ...]]:
+    """Return a course that gets faster all the time, until every page is there."""
+    steps, elapsed_ns = 23, trial.elapsed_ns or 0
+    touches = tuple(trial.expected_pages * n * n // steps**2 for n in range(steps + 1))
+    ns = tuple(elapsed_ns * n // steps for n in range(steps + 1))
+    return {"ns": ns, "touches": touches, "installs": touches}
+
+
+def _speeds(trial: TrialResult) -> dict[str, float]:
+    elapsed_ns = float(trial.elapsed_ns or 0)
+    return {
+        "full_speed_touches_per_s": 2.5 * trial.metrics["pages_per_s"],
+        "to_half_speed_ns": 0.6 * elapsed_ns,
+        "to_95_speed_ns": 0.9 * elapsed_ns,
+    }
 
 
 def _split(trial: TrialResult) -> dict[str, float]:

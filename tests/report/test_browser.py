@@ -115,7 +115,7 @@ def test_no_label_of_a_chart_lies_on_another_or_outside(
 
 CHARTS = {
     "rate", "share", "ratio", "install", "cpus", "cpu", "spin", "p50", "p99", "latency", "locks",
-    "split", "fairness", "readers-rate", "readers-install", "readers-cpus",
+    "split", "fairness", "timeline", "readers-rate", "readers-install", "readers-cpus",
     "readers-spin",
 }  # fmt: skip
 

@@ -227,9 +227,9 @@ SAMPLED = {"ns": (1000, 2000, 9000), "touches": (5, 20, 99), "installs": (5, 10,
 
 
 @pytest.fixture
-def sampled(monkeypatch: pytest.MonkeyPatch) -> TrialResult:
-    monkeypatch.setattr(TrialResult, "timeline", SAMPLED, raising=False)
-    return trial("uffd", 2, 1, random.Random(1), elapsed_ns=3000, per_vcpu={"end_ns": (1000, 3000)})
+def sampled() -> TrialResult:
+    ends = {"end_ns": (1000, 3000)}
+    return trial("uffd", 2, 1, random.Random(1), elapsed_ns=3000, per_vcpu=ends, timeline=SAMPLED)
 
 
 def test_guest_speed_is_touches_between_samples_up_to_the_last_page(sampled: TrialResult) -> None:
