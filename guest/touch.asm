@@ -59,6 +59,9 @@ touch:
     rdtsc
     shl rdx, 32
     or rax, rdx
+.if SPLIT
+    mov rbp, rax
+.endif
     sub rax, r14
     ; Longest touch, and a log-linear histogram: 16 buckets to a power of two, exact below 32.
     cmp rax, [rdi + guest.longest_cycles]
@@ -78,6 +81,11 @@ touch:
 .bucket:
     add rcx, rax
     inc dword ptr [rdi + rcx*4 + guest.histogram]
+.if SPLIT
+    ; Beside the host's own stamps (kvmpc/stamps.py); the page is there by now.
+    mov [rsi + STAMP_TOUCHED], r14
+    mov [rsi + STAMP_BACK], rbp
+.endif
 .endif
 
 .if CHECKED

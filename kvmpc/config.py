@@ -50,6 +50,7 @@ class Work:
     passes: how often each vCPU goes through its pages: once, and then, all together once every
         page is there, ``passes - 1`` times at the guest's full speed.
     timeline: whether progress is sampled; always with further passes.
+    split: whether each page carries stamps that tell where its fault's time went.
     placement: where threads and memory are, and how deep idle CPUs may sleep.
     timed, checked: whether the guest times each touch and compares the tags; off only to measure
         what they cost (``bench/guest_cost.py``); a trial without the checks says so.
@@ -65,6 +66,7 @@ class Work:
     fetch_delay_ns: int = 0
     passes: int = 1
     timeline: bool = False
+    split: bool = False
     placement: Placement = ANYWHERE
     timed: bool = True
     checked: bool = True
@@ -92,6 +94,9 @@ class Work:
 
         if not 1 <= self.passes <= MAX_PASSES:
             raise UsageError("--passes", self.passes, f"1 to {MAX_PASSES}")
+        if self.split and (self.overlap or not self.timed):
+            # Most touches find their page there: they and its stamps have nothing in common.
+            raise UsageError("--split", "given with --overlap", "one of the two")
 
     @property
     def sampled(self) -> bool:

@@ -21,6 +21,7 @@ from kvmpc.memory import DATA_GPA, GuestMemory, Layout
 from kvmpc.native.assembler import Program, Symbols, assemble
 from kvmpc.native.records import FieldSpec, ctypes_fields, record_symbols
 from kvmpc.source import TagRule
+from kvmpc.stamps import STAMPS
 from kvmpc.units import GIB, MIB, PAGE_BYTES
 
 __all__ = [
@@ -135,7 +136,12 @@ def bucket_bounds(bucket: int) -> tuple[int, int]:
 
 @cache
 def assemble_guest(
-    *, write: bool, timed: bool = True, checked: bool = True, passes: bool = False
+    *,
+    write: bool,
+    timed: bool = True,
+    checked: bool = True,
+    passes: bool = False,
+    split: bool = False,
 ) -> Program:
     """Assemble the guest's program for its place in the low slot.
 
@@ -148,6 +154,7 @@ def assemble_guest(
         (name, (folder / name).read_text("ascii")) for name in ("touch.asm", "exceptions.asm")
     ]
     wanted = {"WRITE": write, "TIMED": timed, "CHECKED": checked, "PASSES": passes}
+    wanted["SPLIT"] = split
     symbols = Symbols(
         constants={
             "READY_PORT": READY_PORT,
@@ -158,6 +165,7 @@ def assemble_guest(
             "LAST_WORD": PAGE_BYTES - 8,
             "HISTOGRAM_LIMIT": HISTOGRAM_LIMIT,
             "VCPU_PAGE_RECORD": _RECORD_OFFSET,
+            **STAMPS,
         },
         fields={
             **record_symbols("guest", GuestRecord, GUEST_FIELDS),
@@ -245,10 +253,19 @@ def plan_guest(work: Work, cpuid: Cpuid) -> GuestPlan:
 class Guest:
     """A guest in place: its records, and its vCPUs ready for their first KVM_RUN.
 
-    The memory must stay mapped as long as this is used.
+    The memory must stay mapped as long as this is used. `stamped`: whoever supplies the pages
+    stamps them where the work has a latency split, so the guest does as well.
     """
 
-    def __init__(self, plan: GuestPlan, memory: GuestMemory, layout: Layout, tags: TagRule) -> None:
+    def __init__(
+        self,
+        plan: GuestPlan,
+        memory: GuestMemory,
+        layout: Layout,
+        tags: TagRule,
+        *,
+        stamped: bool = False,
+    ) -> None:
         work = layout.work
         self.plan = plan
         self.memory = memory
@@ -257,6 +274,7 @@ class Guest:
             timed=work.timed,
             checked=work.checked,
             passes=work.passes > 1,
+            split=work.split and stamped,
         )
         if len(program.code) > _TABLES_GPA - _CODE_GPA:
             raise ValueError("the guest's program outgrew its page")

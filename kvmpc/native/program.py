@@ -21,6 +21,8 @@ __all__ = ["DEFAULT_STEPS", "NativeProgram", "build", "load", "read_sources"]
 
 DEFAULT_STEPS: Mapping[str, str] = {
     "fetch": "fetch_now",
+    "stage": "stage_tags",
+    "publish": "publish_bit",
     "lost": "lost_drop",
     "wake": "wake_range",
     "take": "take_now",
@@ -40,6 +42,7 @@ _FILES = (
     "lost",
     "wake",
     "fill",
+    "stamp",
 )
 
 _CALL = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p)

@@ -16,6 +16,7 @@ from typing import Generic, NamedTuple, Self, TypeVar
 from kvmpc import syscalls
 from kvmpc.abi import clock, epoll, futex, kvm, kvm_x86, poll, resource, unistd, userfaultfd
 from kvmpc.native.assembler import Field, Symbols
+from kvmpc.stamps import STAMPS
 from kvmpc.units import PAGE_BYTES
 
 __all__ = [
@@ -376,6 +377,7 @@ def host_symbols() -> Symbols:
         "REPEAT_LIMIT": REPEAT_LIMIT,
         "SPIN_CYCLES": SPIN_CYCLES,
         "NONE": -1,
+        **STAMPS,
     }
     fields = _kernel_fields()
     fields |= record_symbols("shared", SharedRecord, SHARED_FIELDS)

@@ -1,5 +1,6 @@
 ; resolve: one missing page becomes a present one. Every loop and every pager comes through here; a
-; pager chooses its variant of a step when the program is put together (`fetch`, `lost`, `wake`).
+; pager chooses its variant of a step when the program is put together (`fetch`, `stage`, `publish`,
+; `lost`, `wake`).
 ;
 ; in:   rbx = record, r12 = page
 ; out:  eax = RETURN_OK (the page is there, or another thread will bring it), or RETURN_*
@@ -44,8 +45,8 @@ claim:
     lock bts qword ptr [rax], r12
     ret
 
-; stage: build the page's bytes in this thread's staging page. source.py has the rule.
-stage:
+; stage_tags: build the page's bytes in this thread's staging page. source.py has the rule.
+stage_tags:
     mov rdi, [rbx + resolver.staging]
     mov rax, r12
     shl rax, PAGE_SHIFT
@@ -119,8 +120,8 @@ install:
 .leave:
     ret
 
-; publish: clear the missing bit, after the install. A locked instruction is a full barrier on x86.
-publish:
+; publish_bit: clear the missing bit, after the install. A locked instruction is a full barrier on x86.
+publish_bit:
     mov rax, [rbx + resolver.missing]
     lock btr qword ptr [rax], r12
     ret

@@ -31,7 +31,7 @@ from kvmpc.source import TagRule, tag_rule
 from kvmpc.uffd import Userfaultfd
 from kvmpc.units import PAGE_BYTES
 
-__all__ = ["Pager", "Reader", "Scene", "Supply", "UffdPagerBase", "UffdShares"]
+__all__ = ["Pager", "Reader", "Scene", "Supply", "UffdPagerBase", "UffdShares", "stamped"]
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,8 @@ class Pager:
     keys: ClassVar[Mapping[str, Key]] = {}
     fetches: ClassVar[bool] = True
     """Whether it installs pages itself: then each page must have been installed exactly once."""
+    own_thread: ClassVar[bool] = False
+    """Whether a page is installed by the thread that then goes on with the vCPU."""
 
     @property
     def starts_empty(self) -> bool:
@@ -173,6 +175,14 @@ class Pager:
     def open(self, scene: Scene) -> AbstractContextManager[Supply]:
         """Set it up for one trial. Raises: HostError, KernelError."""
         raise NotImplementedError
+
+
+def stamped(steps: Mapping[str, str]) -> dict[str, str]:
+    """Return `steps` with the variants that leave a latency split's stamps in the page."""
+    found = {**steps, "stage": "stage_stamped", "publish": "publish_stamped"}
+    if steps.get("take") == "take_later":
+        return found | {"stage": "stage_stamped_later"}
+    return found | {"fetch": steps.get("fetch", "fetch_now") + "_noted"}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from kvmpc.errors import HostError
 from kvmpc.kvm import Kvm, Vcpu
 from kvmpc.memory import DATA_GPA
 from kvmpc.native.records import ResolverRecord, Return, VcpuRecord
-from kvmpc.pagers.base import Scene, Supply, UffdPagerBase, UffdShares
+from kvmpc.pagers.base import Scene, Supply, UffdPagerBase, UffdShares, stamped
 from kvmpc.pagers.spec import Key, choice, uffds_key
 from kvmpc.units import PAGE_BYTES
 
@@ -60,6 +60,7 @@ class ExitPager(UffdPagerBase):
     provider: str = "sigbus"
 
     name: ClassVar[str] = "exit"
+    own_thread: ClassVar[bool] = True
     keys: ClassVar[Mapping[str, Key]] = {"uffds": uffds_key(), "provider": choice(*PROVIDERS)}
 
     @property
@@ -95,7 +96,8 @@ class ExitSupply(Supply):
     def linked_steps(self) -> dict[str, str]:
         """Return the steps: the thread sleeps through its own fetch, and for another's install."""
         fetch = "fetch_sleep" if self.scene.work.fetch_delay_ns else "fetch_now"
-        return {"fetch": fetch, "lost": "lost_wait", "wake": "wake_losers"}
+        steps = {"fetch": fetch, "lost": "lost_wait", "wake": "wake_losers"}
+        return stamped(steps) if self.scene.work.split else steps
 
     def equip(self, record: ResolverRecord, staging_hva: int) -> None:
         """Every thread resolves. Nobody sleeps in a fault, so an install need not wake anybody."""

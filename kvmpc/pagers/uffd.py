@@ -25,7 +25,7 @@ from kvmpc.native.records import (
     RecordArray,
     ResolverRecord,
 )
-from kvmpc.pagers.base import Reader, Scene, Supply, UffdPagerBase, UffdShares
+from kvmpc.pagers.base import Reader, Scene, Supply, UffdPagerBase, UffdShares, stamped
 from kvmpc.pagers.spec import Key, choice, number, uffds_key
 from kvmpc.units import PAGE_BYTES
 
@@ -131,9 +131,12 @@ class UffdSupply(Supply):
 
     def linked_steps(self) -> dict[str, str]:
         """Return the steps: with a delay, sleep through it or put the page in a ring."""
+        work, steps = self.scene.work, dict[str, str]()
         if self._pipelined:
-            return {"take": "take_later", "install_due": "due_installs"}
-        return {"fetch": "fetch_sleep"} if self.scene.work.fetch_delay_ns else {}
+            steps = {"take": "take_later", "install_due": "due_installs"}
+        elif work.fetch_delay_ns:
+            steps = {"fetch": "fetch_sleep"}
+        return stamped(steps) if work.split else steps
 
     def stop(self) -> None:
         """Unregister all: before Linux 6.2 nothing else frees a vCPU asleep in a fault."""

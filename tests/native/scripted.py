@@ -39,6 +39,7 @@ from kvmpc.native.records import (
     host_symbols,
 )
 from kvmpc.source import tag_rule
+from kvmpc.stamps import STAMPS
 from kvmpc.units import PAGE_BYTES
 
 __all__ = [
@@ -55,12 +56,34 @@ __all__ = [
     "unreached",
 ]
 
+_STAMPED = {"stage": "stage_stamped", "publish": "publish_stamped"}
+
 STEPS: Mapping[str, Mapping[str, str]] = {
     "uffd": {},
     "uffd+delay": {"fetch": "fetch_sleep"},
     "pipelined": {"take": "take_later", "install_due": "due_installs"},
     "exit": {"fetch": "fetch_now", "lost": "lost_wait", "wake": "wake_losers"},
     "exit+delay": {"fetch": "fetch_sleep", "lost": "lost_wait", "wake": "wake_losers"},
+    "uffd+split": {"fetch": "fetch_now_noted", **_STAMPED},
+    "uffd+delay+split": {"fetch": "fetch_sleep_noted", **_STAMPED},
+    "pipelined+split": {
+        "take": "take_later",
+        "install_due": "due_installs",
+        "stage": "stage_stamped_later",
+        "publish": "publish_stamped",
+    },
+    "exit+split": {
+        "fetch": "fetch_now_noted",
+        "lost": "lost_wait",
+        "wake": "wake_losers",
+        **_STAMPED,
+    },
+    "exit+delay+split": {
+        "fetch": "fetch_sleep_noted",
+        "lost": "lost_wait",
+        "wake": "wake_losers",
+        **_STAMPED,
+    },
 }
 """The steps of every build that a pager can ask for; test_builds.py compares them with the pagers.
 `none` links the same as `uffd`, which it never calls."""
@@ -507,6 +530,15 @@ class Setting:
     def close(self) -> None:
         """Unmap the bitmaps."""
         self.bitmap.close()
+
+    def back(self, record: ResolverRecord) -> None:
+        """Put memory behind the data addresses of `record`, for steps that write to a page."""
+        self.data_hva = record.data_hva = self._room(self.pages * PAGE_BYTES)
+
+    def stamp(self, page: int, name: str) -> int:
+        """Return a stamp that `page` carries in data memory."""
+        address = self.data_hva + page * PAGE_BYTES + STAMPS[name]
+        return ctypes.c_uint64.from_address(address).value
 
     def fd_of(self, page: int) -> int:
         """Return the userfaultfd of `page`, with one share."""

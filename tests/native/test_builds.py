@@ -31,11 +31,12 @@ from tests.native.scripted import (
 
 EACH_BUILD = pytest.mark.parametrize("name", STEPS)
 GUESTS = pytest.mark.parametrize(
-    ("write", "timed", "checked", "passes"), list(itertools.product([True, False], repeat=4))
+    ("write", "timed", "checked", "passes", "split"),
+    list(itertools.product([True, False], repeat=5)),
 )
 
 
-LinkedSteps = Callable[[str, int], dict[str, str]]
+LinkedSteps = Callable[..., dict[str, str]]
 
 
 class _Shares:
@@ -56,8 +57,9 @@ def linked_steps(monkeypatch: pytest.MonkeyPatch) -> LinkedSteps:
     monkeypatch.setattr(kvmpc.pagers.uffd, "UffdShares", _Shares)
     monkeypatch.setattr(kvmpc.pagers.exit, "UffdShares", _Shares)
 
-    def steps(spec: str, delay_ns: int) -> dict[str, str]:
-        work = Work(vcpus=3, mem_per_vcpu_bytes=23 * PAGE_BYTES, fetch_delay_ns=delay_ns)
+    def steps(spec: str, delay_ns: int, *, split: bool = False) -> dict[str, str]:
+        size = 23 * PAGE_BYTES
+        work = Work(vcpus=3, mem_per_vcpu_bytes=size, fetch_delay_ns=delay_ns, split=split)
         pager = parse_pager(spec)
         scene = Scene(
             work=work,
@@ -86,7 +88,11 @@ def test_the_builds_tested_here_are_those_that_pagers_ask_for(linked_steps: Link
     }
     for (spec, delay_ns), name in asked.items():
         assert linked_steps(spec, delay_ns) == {**DEFAULT_STEPS, **STEPS[name]}, spec
-    assert set(asked.values()) == set(STEPS)
+        stamped = name if spec.startswith("none") else f"{name}+split"
+        found = linked_steps(spec, delay_ns, split=True)
+        assert found == {**DEFAULT_STEPS, **STEPS[stamped]}, spec
+    names = set(asked.values())
+    assert names | {f"{name}+split" for name in names} == set(STEPS)
 
 
 @needs_objdump
@@ -106,26 +112,40 @@ def test_objdump_reads_in_each_scripted_build_what_its_listing_says(name: str) -
 @needs_objdump
 @GUESTS
 def test_objdump_reads_in_each_guest_what_its_listing_says(
-    write: bool, timed: bool, checked: bool, passes: bool
+    write: bool, timed: bool, checked: bool, passes: bool, split: bool
 ) -> None:
-    program = assemble_guest(write=write, timed=timed, checked=checked, passes=passes)
+    program = assemble_guest(write=write, timed=timed, checked=checked, passes=passes, split=split)
     assert check_against_objdump(program) > 50
 
 
 @GUESTS
 def test_a_guest_fits_its_page_and_begins_with_its_exception_table(
-    write: bool, timed: bool, checked: bool, passes: bool
+    write: bool, timed: bool, checked: bool, passes: bool, split: bool
 ) -> None:
-    program = assemble_guest(write=write, timed=timed, checked=checked, passes=passes)
+    program = assemble_guest(write=write, timed=timed, checked=checked, passes=passes, split=split)
     assert len(program.code) < PAGE_BYTES
     assert program.labels["exception_table"] == 0
     assert [line.text for line in program.listing[:33]].count("call trap") == 32
 
 
 def test_no_two_guests_are_the_same_program() -> None:
-    variants = itertools.product([True, False], repeat=4)
-    codes = {assemble_guest(write=w, timed=t, checked=c, passes=p).code for w, t, c, p in variants}
-    assert len(codes) == 16
+    # Without its time a touch has no latency to split.
+    names = ("write", "timed", "checked", "passes", "split")
+    variants = [
+        dict(zip(names, flags, strict=True)) for flags in itertools.product([True, False], repeat=5)
+    ]
+    codes = {assemble_guest(**v).code for v in variants if v["timed"] or not v["split"]}
+    assert len(codes) == 24
+
+
+def test_a_split_only_adds_to_a_guest() -> None:
+    plain = [line.text for line in assemble_guest(write=True).listing]
+    split = [line.text for line in assemble_guest(write=True, split=True).listing]
+    added = ["mov rbp, rax", "mov qword ptr [rsi + 40], r14", "mov qword ptr [rsi + 48], rbp"]
+    left = list(split)
+    for text in added:
+        left.remove(text)
+    assert left == plain
 
 
 @pytest.mark.parametrize(

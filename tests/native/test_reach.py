@@ -7,7 +7,7 @@ import pytest
 from tests.native.scripted import instrumented, unreached
 
 SUITE = ("test_entry.py", "test_gate.py", "test_reader_loop.py", "test_resolve.py")
-SUITE += ("test_vcpu_loop.py",)
+SUITE += ("test_stamps.py", "test_vcpu_loop.py")
 
 
 def _whole_suite_ran(request: pytest.FixtureRequest) -> bool:

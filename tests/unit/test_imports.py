@@ -14,7 +14,7 @@ ROOT = Path(kvmpc.__file__).parent
 
 LAYERS = (
     ("errors", "units", "abi", "cautions", "schema"),
-    ("syscalls", "config", "source", "interrupt", "kernelfs", "placement"),
+    ("syscalls", "config", "source", "stamps", "interrupt", "kernelfs", "placement"),
     ("kvm", "uffd", "memory", "headroom", "tilts", "latency", "placing", "watch"),
     ("native", "guest", "host", "kvmstats"),
     ("pagers", "crew", "verify", "results", "resultfile", "resampling", "points", "stats"),
@@ -74,13 +74,14 @@ ONLY = {
     "host": {"errors", "units", "kernelfs", "headroom", "tilts"},
     # What knows nothing of pagers, or of anything.
     "errors": set(),
+    "stamps": set(),
     "units": {"errors"},
     "abi": {"abi"},
     "syscalls": {"abi", "errors", "units"},
     "source": {"errors", "units"},
     "kvmstats": {"abi", "cautions", "errors", "kvm"},
-    "guest": {"abi", "config", "errors", "kvm", "memory", "native", "source", "units"},
-    "native": {"abi", "errors", "native", "syscalls", "units"},
+    "guest": {"abi", "config", "errors", "kvm", "memory", "native", "source", "units", "stamps"},
+    "native": {"abi", "errors", "native", "syscalls", "units", "stamps"},
 }
 """Modules that may know only these."""
 
