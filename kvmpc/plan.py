@@ -170,6 +170,7 @@ AXES: Final[Mapping[str, Axis]] = {
     "fetch_delay": Axis("fetch_delay_ns", _duration),
     "passes": Axis("passes", _count),
     "timeline": Axis("timeline", _flag),
+    "split": Axis("split", _flag),
     "seed": Axis("seed", _count),
     **{
         name: Axis("placement", lambda value, _: value)

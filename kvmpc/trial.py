@@ -41,6 +41,7 @@ from kvmpc.perf import Recorder
 from kvmpc.placing import Place, got
 from kvmpc.results import TrialResult
 from kvmpc.source import ZERO
+from kvmpc.split import latency_split
 from kvmpc.timeline import Timeline, speeds
 from kvmpc.units import PAGE_BYTES
 
@@ -198,7 +199,7 @@ class _Trial:
             GuestMemory(plan.low_bytes, plan.data_bytes, work.placement)
         )
         self.bitmap = stack.enter_context(MissingBitmap(work.total_pages))
-        self.guest = Guest(plan, self.memory, self.layout, self.tags)
+        self.guest = Guest(plan, self.memory, self.layout, self.tags, stamped=self.pager.fetches)
         scene = Scene(work, self.memory, self.layout, self.bitmap, self.shared, self.tags)
         self.supply: Supply = stack.enter_context(self.pager.open(scene))
         readers = self.supply.readers
@@ -397,6 +398,10 @@ class _Trial:
         metrics |= speeds(timeline, [r.end_ns - gate_ns for r in vcpus], self.passes.full_speed())
         metrics |= self.place.metrics()
         metrics["setup_ns"] = float(ready_ns - begin_ns)
+        split, split_cautions = latency_split(
+            self.memory, self.layout, self.pager, tsc_khz=khz, tsc_shared=self.tsc_shared
+        )
+        metrics |= split
         pages_per_node = self.memory.pages_per_node()
         return replace(
             _blank(work, self.pager, self.round_number, error=None),
@@ -427,6 +432,7 @@ class _Trial:
                     tsc_khz_seen=seen_khz,
                 ),
                 *self.place.cautions(pages_per_node),
+                *split_cautions,
                 *self.stats.cautions(self.counts, ring=self.ring),
             ),
             kvm_stats=self.stats.deltas,

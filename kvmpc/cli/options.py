@@ -49,6 +49,8 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Then touch it N-1 times more, all vCPUs together: full speed [1]."),
         click.option("--timeline", is_flag=True,
                      help="Sample progress during the trial; always with --passes."),
+        click.option("--split", is_flag=True,
+                     help="Stamp each page: time to notice, fetch, install, go on."),
         click.option("--pin", is_flag=True,
                      help="One CPU each: vCPU i on the i-th of --cpus, readers in turn."),
         click.option("--cpus", metavar="LIST",

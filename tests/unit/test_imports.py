@@ -20,7 +20,7 @@ LAYERS = (
     ("pagers", "crew", "verify", "results", "resultfile", "resampling", "points", "stats"),
     ("doubts", "hostmatch", "criteria", "matching", "gate", "baselines"),
     ("cells", "report", "verdicts", "ktap", "formats"),
-    ("tally", "passes", "timeline", "limits", "failures", "profile", "profiletable"),
+    ("tally", "passes", "split", "timeline", "limits", "failures", "profile", "profiletable"),
     ("outputfile", "htmlreport"),
     ("perf",),
     ("trial",),
