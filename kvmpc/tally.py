@@ -21,12 +21,16 @@ from kvmpc.native.records import (
     ResolverRecord,
     VcpuRecord,
 )
+from kvmpc.pagers.base import Pager
+from kvmpc.results import TrialResult
 from kvmpc.units import GIB, MIB, PAGE_BYTES
 
 __all__ = [
     "MAX_SKEW_SHARE",
+    "blank_result",
     "counts",
     "cycles_per_ns",
+    "guest_tsc_khz_seen",
     "histogram",
     "metrics",
     "per_thread",
@@ -188,3 +192,43 @@ def warnings(
             )
         )
     return found
+
+
+def guest_tsc_khz_seen(guest: Guest, vcpus: Sequence[VcpuRecord]) -> float:
+    """Return the guest's TSC rate by the host's clock.
+
+    The highest of all vCPUs: one that waits for a CPU between the host's stamp and the guest's
+    seems slow.
+    """
+    rates = []
+    for index, host in enumerate(vcpus):
+        record = guest.record(index)
+        cycles = record.end_cycles - record.start_cycles
+        rates.append(cycles / (host.end_ns - host.start_ns) * 1e6)
+    return float(max(rates))
+
+
+def blank_result(work: Work, pager: Pager, round_number: int, *, error: str | None) -> TrialResult:
+    """Return the result of a trial of which nothing is known but how it ended."""
+    return TrialResult(
+        pager=pager.spec,
+        label=pager.label,
+        fetches=pager.fetches,
+        round=round_number,
+        status="ok" if error is None else "failed",
+        error=error,
+        verified=None,
+        vcpus=work.vcpus,
+        expected_pages=work.expected_pages,
+        sparse=work.sparse,
+        elapsed_ns=None,
+        metrics={},
+        counts={},
+        histogram_cycles=(),
+        guest_tsc_khz=None,
+        guest_tsc_is_host_tsc=None,
+        per_vcpu={},
+        per_reader={},
+        pages_per_node={},
+        warnings=(),
+    )

@@ -102,33 +102,10 @@ def run_trial(
     except (Interrupted, StuckError):
         raise
     except (KvmpcError, OSError, MemoryError) as error:
-        failed = _blank(work, pager, round_number, error=str(error) or type(error).__name__)
+        failed = tally.blank_result(
+            work, pager, round_number, error=str(error) or type(error).__name__
+        )
         return replace(failed, counts=trial.counts)
-
-
-def _blank(work: Work, pager: Pager, round_number: int, *, error: str | None) -> TrialResult:
-    return TrialResult(
-        pager=pager.spec,
-        label=pager.label,
-        fetches=pager.fetches,
-        round=round_number,
-        status="ok" if error is None else "failed",
-        error=error,
-        verified=None,
-        vcpus=work.vcpus,
-        expected_pages=work.expected_pages,
-        sparse=work.sparse,
-        elapsed_ns=None,
-        metrics={},
-        counts={},
-        histogram_cycles=(),
-        guest_tsc_khz=None,
-        guest_tsc_is_host_tsc=None,
-        per_vcpu={},
-        per_reader={},
-        pages_per_node={},
-        warnings=(),
-    )
 
 
 class _Trial:
@@ -389,7 +366,7 @@ class _Trial:
         gate_ns = self.shared.gate_ns
         timeline = self.timeline.columns(gate_ns) if self.timeline else {}
         elapsed_ns = max(record.end_ns for record in vcpus) - gate_ns
-        seen_khz = self._guest_tsc_khz_seen()
+        seen_khz = tally.guest_tsc_khz_seen(guest, vcpus)
         khz = float(self.guest_tsc_khz or seen_khz)
         metrics = tally.metrics(
             work, gate_ns=gate_ns, vcpus=vcpus, readers=readers, guest=guest, guest_tsc_khz=khz
@@ -404,7 +381,7 @@ class _Trial:
         metrics |= split
         pages_per_node = self.memory.pages_per_node()
         return replace(
-            _blank(work, self.pager, self.round_number, error=None),
+            tally.blank_result(work, self.pager, self.round_number, error=None),
             verified=self._verified(),
             elapsed_ns=elapsed_ns,
             metrics=metrics,
@@ -444,16 +421,3 @@ class _Trial:
         if not self.work.checked:
             return "presence only"
         return "zeros" if self.tags == ZERO else "yes"
-
-    def _guest_tsc_khz_seen(self) -> float:
-        """Return the guest's TSC rate by the host's clock.
-
-        The highest of all vCPUs: one that waits for a CPU between the host's stamp and the guest's
-        seems slow.
-        """
-        rates = []
-        for worker in self.vcpu_workers:
-            record, host = self.guest.record(worker.index), worker.record
-            cycles = record.end_cycles - record.start_cycles
-            rates.append(cycles / (host.end_ns - host.start_ns) * 1e6)
-        return float(max(rates))

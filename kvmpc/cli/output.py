@@ -89,11 +89,12 @@ def print_result(result: Result, *, err: bool, kind: str = "table") -> None:
     from kvmpc.formats import format_result
     from kvmpc.profiletable import format_profiles
     from kvmpc.report import format_warnings
+    from kvmpc.splittable import format_split
 
     say(format_result(result, kind), err=err, newline=kind == "table")
-    profiles = format_profiles(result) if kind == "table" else ""
-    if profiles:
-        say(f"\n{profiles}", err=err)
+    if kind == "table":
+        for text in filter(None, (format_split(result), format_profiles(result))):
+            say(f"\n{text}", err=err)
     for warning in format_warnings(result):
         say(warning, err=True)
 

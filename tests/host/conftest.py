@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,6 +124,7 @@ class Held:
     fds: int
     threads: int
     mappings: int
+    children: int
 
 
 @pytest.fixture
@@ -131,7 +134,16 @@ def held() -> Callable[[], Held]:
     def held() -> Held:
         with open("/proc/self/maps", encoding="ascii", errors="replace") as file:
             mappings = sum(1 for _ in file)
-        return Held(len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), mappings)
+        found = 0
+        for entry in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # gone meanwhile
+                found += int(entry.read_text().rpartition(")")[2].split()[1]) == os.getpid()
+        return Held(
+            fds=len(os.listdir("/proc/self/fd")),
+            threads=len(os.listdir("/proc/self/task")),
+            mappings=mappings,
+            children=found,
+        )
 
     return held
 
