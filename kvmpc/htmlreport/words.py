@@ -91,7 +91,8 @@ def answer_of(panel: Panel) -> Answer:
         lead += f"{_times(point, best, labels)}."
     else:
         lead = f"{opening} has the highest rate, {text.number(best.rate.median)} pages/s"
-        lead += f"{_times(point, best, labels)}, but that it is faster than the next is not shown."
+        lead += f"{_times(point, best, labels)}; that it is faster than {labels[best.second]} is "
+        lead += "not shown."
     more = [
         *_how_sure(best, labels),
         *_other_kind(point, best, labels),
