@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from kvmpc.errors import KernelError, ResultFileError, UsageError
-from kvmpc.resultfile import replace_file
+from kvmpc.outputfile import replace_file
 from kvmpc.results import OK, Result, check_version, from_document, load_document, to_json
 
 __all__ = ["Listed", "folder", "listed", "load_against", "remove", "save"]

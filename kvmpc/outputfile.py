@@ -1,4 +1,4 @@
-"""A file of text that is found writable before the work, and replaced at once after it.
+"""Files of text that are replaced whole, and found writable before the work.
 
 Fails with UsageError (unusable, found when it is made) or KernelError (a write that failed later).
 """
@@ -6,6 +6,7 @@ Fails with UsageError (unusable, found when it is made) or KernelError (a write 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import stat
@@ -14,7 +15,14 @@ from contextlib import suppress
 
 from kvmpc.errors import KernelError, UsageError, describe_errno
 
-__all__ = ["OutputFile"]
+__all__ = [
+    "OutputFile",
+    "create_beside",
+    "lock_file",
+    "put_in_place",
+    "replace_file",
+    "write_at",
+]
 
 
 class OutputFile:
@@ -53,7 +61,7 @@ class OutputFile:
                 return
         self._file = os.path.realpath(path)
         # A permission bit is not the whole truth: do what `write` will do, short of its end.
-        descriptor, temporary = _create_beside(self._file)
+        descriptor, temporary = create_beside(self._file)
         os.close(descriptor)
         os.unlink(temporary)
 
@@ -64,7 +72,7 @@ class OutputFile:
         """
         try:
             if self._file is not None:
-                _replace(self._file, text)
+                replace_file(self._file, text)
             elif self.path == "-":
                 sys.stdout.buffer.write(text.encode())
                 sys.stdout.buffer.flush()
@@ -75,22 +83,58 @@ class OutputFile:
             raise KernelError(f"write of {self.path}", error.errno or 0) from error
 
 
-def _create_beside(file: str) -> tuple[int, str]:
-    # Not tempfile: its files are 0600, and a new page is to get what the umask gives.
+def lock_file(fd: int) -> None:
+    """Lock a file for this process. Raises: BlockingIOError where another has it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # a file system without locks
+
+
+def create_beside(file: str) -> tuple[int, str]:
+    # Not tempfile: its files are 0600, and a new file is to get what the umask gives.
     temporary = os.path.join(os.path.dirname(file), f".kvmpc-{secrets.token_hex(8)}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     return os.open(temporary, flags, 0o666), temporary
 
 
-def _replace(file: str, text: str) -> None:
-    descriptor, temporary = _create_beside(file)
+def write_at(fd: int, text: str, offset: int) -> None:
+    data = memoryview(text.encode())
+    while data:
+        written = os.pwrite(fd, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def replace_file(file: str, text: str, *, fresh: bool = False) -> None:
+    """Put `text` into `file` at once: whoever looks finds the old or the new, all of it.
+
+    fresh: only where there is no such file yet. Raises: OSError.
+    """
+    os.close(put_in_place(file, text, keep=not fresh))
+
+
+def put_in_place(file: str, text: str, *, keep: bool) -> int:
+    """Put `text` in the place of `file`, atomically, and return the new file, open and locked.
+
+    keep: it may exist; otherwise it must be new. Raises: OSError, FileExistsError.
+    """
+    fd, temporary = create_beside(file)
     try:
-        with open(descriptor, "w", encoding="utf-8") as stream:
-            with suppress(FileNotFoundError):
-                os.fchmod(descriptor, stat.S_IMODE(os.stat(file).st_mode))
-            stream.write(text)
-        os.replace(temporary, file)
+        with suppress(FileNotFoundError):
+            os.fchmod(fd, stat.S_IMODE(os.stat(file).st_mode))
+        lock_file(fd)
+        write_at(fd, text, 0)
+        os.fsync(fd)  # before the rename: after a crash, the old or the new, not none
+        if keep:
+            os.replace(temporary, file)
+        else:
+            os.link(temporary, file)
+            os.unlink(temporary)
     except BaseException:
+        os.close(fd)
         with suppress(OSError):
             os.unlink(temporary)
         raise
+    return fd

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
-import secrets
 import stat
 import sys
 from dataclasses import replace
@@ -19,9 +17,10 @@ from pathlib import Path
 from typing import Self
 
 from kvmpc.errors import KernelError, UsageError, describe_errno
+from kvmpc.outputfile import create_beside, lock_file, put_in_place, write_at
 from kvmpc.results import Result, json_parts, to_json, trial_json
 
-__all__ = ["ResultWriter", "replace_file"]
+__all__ = ["ResultWriter"]
 
 
 class ResultWriter:
@@ -95,7 +94,7 @@ class ResultWriter:
         head, trials, tail = json_parts(result)
         text = head + ",".join(trials)
         try:
-            fd = _replace(self._file, text + tail, keep=self._lock is not None)
+            fd = put_in_place(self._file, text + tail, keep=self._lock is not None)
         except FileExistsError as error:
             allowed = "a file that no other kvmpc has just begun"
             raise UsageError("--json", self.path, allowed) from error
@@ -119,7 +118,7 @@ class ResultWriter:
         before = os.pread(self._fd, self._length - self._end, self._end)
         try:
             # One call, over the tail: nobody else sees half of it, short of a crash.
-            _write_at(self._fd, added + tail, self._end)
+            write_at(self._fd, added + tail, self._end)
             os.fsync(self._fd)
         except OSError as error:
             # Its place is still its own: what was there before goes back.
@@ -160,7 +159,7 @@ def _is_stdout(status: os.stat_result) -> bool:
 
 
 def _check_replaceable(path: str, file: str) -> int | None:
-    """Try what `_replace` will do, short of doing it: a permission bit is not the whole truth.
+    """Try what `put_in_place` will do, short of doing it: a permission bit is not the whole truth.
 
     Returns the file as it is, open and locked, or None where there is none yet.
     """
@@ -171,8 +170,8 @@ def _check_replaceable(path: str, file: str) -> int | None:
         lock = os.open(file, os.O_WRONLY | os.O_CLOEXEC)  # write-protected stays so
     try:
         if lock is not None:
-            _lock(lock)
-        descriptor, temporary = _create_beside(file)
+            lock_file(lock)
+        descriptor, temporary = create_beside(file)
     except BaseException:
         if lock is not None:
             os.close(lock)
@@ -180,60 +179,3 @@ def _check_replaceable(path: str, file: str) -> int | None:
     os.close(descriptor)
     os.unlink(temporary)
     return lock
-
-
-def _lock(fd: int) -> None:
-    """Lock a file for this process. Raises: BlockingIOError where another has it."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        pass  # a file system without locks
-
-
-def _create_beside(file: str) -> tuple[int, str]:
-    # Not tempfile: its files are 0600, and a new result is to get what the umask gives.
-    temporary = os.path.join(os.path.dirname(file), f".kvmpc-{secrets.token_hex(8)}.tmp")
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    return os.open(temporary, flags, 0o666), temporary
-
-
-def _write_at(fd: int, text: str, offset: int) -> None:
-    data = memoryview(text.encode("ascii"))
-    while data:
-        written = os.pwrite(fd, data, offset)
-        data, offset = data[written:], offset + written
-
-
-def replace_file(file: str, text: str, *, fresh: bool = False) -> None:
-    """Put `text` (ASCII) into `file` at once: whoever looks finds the old or the new, all of it.
-
-    fresh: only where there is no such file yet. Raises: OSError.
-    """
-    os.close(_replace(file, text, keep=not fresh))
-
-
-def _replace(file: str, text: str, *, keep: bool) -> int:
-    """Put `text` in the place of `file`, atomically, and return the new file, open and locked.
-
-    keep: it may exist, for we have it locked; otherwise it must be new.
-    """
-    fd, temporary = _create_beside(file)
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.fchmod(fd, stat.S_IMODE(os.stat(file).st_mode))
-        _lock(fd)
-        _write_at(fd, text, 0)
-        os.fsync(fd)  # before the rename: after a crash, the old or the new, not none
-        if keep:
-            os.replace(temporary, file)
-        else:
-            os.link(temporary, file)
-            os.unlink(temporary)
-    except BaseException:
-        os.close(fd)
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    return fd
