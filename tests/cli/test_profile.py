@@ -35,8 +35,12 @@ def perf(tmp_path_factory):
 
 
 def _of_perf() -> set[Path]:
-    """Return what perf, and what kvmpc for perf, put into /tmp."""
-    return set(Path("/tmp").glob("perf-*"))
+    """Return what perf, and what kvmpc for perf, put into /tmp and whose process is gone."""
+    return {
+        path
+        for path in Path("/tmp").glob("perf-*")
+        if not Path("/proc", path.stem.removeprefix("perf-")).exists()
+    }
 
 
 @pytest.fixture(autouse=True)
