@@ -124,6 +124,7 @@ class Recorder:
                     stderr=self._errors,
                     pass_fds=(control, acknowledge),
                     env=_environment(),
+                    process_group=0,
                 )
         except OSError as error:
             self._fail(f"perf cannot be started: {error.strerror}", _SEE)
@@ -217,6 +218,8 @@ class Recorder:
                     stdout=text,
                     stderr=self._errors,
                     env=_environment(),
+                    # What is sent to all of ours must not kill it: see _put_down.
+                    process_group=0,
                 )
             except OSError as error:
                 self._fail(f"perf cannot be started: {error.strerror}", _SEE)

@@ -21,7 +21,8 @@ _HEADERS = ("pager", "", "fault", "noticed", "fetch", "install", "back", "instal
 _NOTE = """\
 medians over rounds. noticed: from the guest's touch until the resolver has the page; fetch: the \
 simulated network; install: UFFDIO_COPY; back: from its return until the guest goes on (uffd has \
-none of its own: its vCPU is woken before the install returns). Parts do not add up to the whole."""
+none of its own: its vCPU is woken before the install returns). Each page's parts add up to its \
+fault; their medians need not."""
 
 
 def format_split(result: Result) -> str:

@@ -195,6 +195,30 @@ def test_of_a_large_guest_pages_from_all_over_it_are_read(
     assert {page // 5120 for page in read} == {0, 1, 2}
 
 
+def test_the_sample_of_a_large_guest_is_not_in_step_with_its_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(split, "MAX_PAGES", 3 * 4096 // 8)  # an 8th, and a part has 8 pieces
+    monkeypatch.setattr(split, "host_cycles_per_ns", lambda: KHZ / 1e6)
+    read: list[int] = []
+
+    def content(address: int, size: int) -> bytes:
+        read.append(address // PAGE_BYTES)
+        return bytes(size)
+
+    monkeypatch.setattr(split.syscalls, "read_own_memory", content)
+    memory = SimpleNamespace(hva_of_page=lambda page: page * PAGE_BYTES)
+    layout = layout_of(mem_per_vcpu_bytes=4096 * PAGE_BYTES)
+    latency_split(
+        memory,  # type: ignore[arg-type]
+        layout,
+        parse_pager("exit"),
+        tsc_khz=KHZ,
+        tsc_shared=True,
+    )
+    assert len({page % 4096 for page in read}) == len(read) == 3
+
+
 @pytest.mark.parametrize("options", [{"overlap": True}, {"timed": False}])
 def test_a_split_needs_a_timed_fault_of_every_touch(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="--split"):
