@@ -39,6 +39,9 @@ __all__ = [
 WARMUP_DIVISOR = 8
 """A warm-up touches this part of the pages."""
 
+_VCPU_S = 0.001
+"""What a vCPU adds to set-up and tear-down, about: bench/tool_cost.py."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -159,25 +162,28 @@ class Clock:
     """How long trials take, learned from those that were run."""
 
     def __init__(self) -> None:
-        self._seen: list[tuple[Step, float]] = []
+        self._seen: list[tuple[Step, float, float]] = []
 
-    def add(self, step: Step, seconds: float) -> None:
-        """Take note that `step` took so long, from set-up to tear-down."""
-        self._seen.append((step, seconds))
+    def add(self, step: Step, seconds: float, running_s: float) -> None:
+        """Take note that `step` took so long, from set-up to tear-down and from the gate on."""
+        self._seen.append((step, seconds - running_s, running_s))
 
     def left_s(self, steps: Iterable[Step]) -> float | None:
         """Return an estimate of what `steps` will take, None before the first trial.
 
         Each is taken to cost per touched page what the trial nearest in size did, of the same pager
-        where there is one.
+        where there is one; set-up and tear-down do not grow with the pages, but with the vCPUs.
         """
         return sum(map(self._estimate_s, steps)) if self._seen else None
 
     def _estimate_s(self, step: Step) -> float:
         size = _touches(step)
         of_pager = [seen for seen in self._seen if seen[0].pager == step.pager] or self._seen
-        nearest, seconds = min(of_pager, key=lambda seen: abs(math.log(_touches(seen[0]) / size)))
-        return seconds * max(1.0, size / _touches(nearest))
+        nearest, around_s, running_s = min(
+            of_pager, key=lambda seen: abs(math.log(_touches(seen[0]) / size))
+        )
+        more_vcpus = max(0, step.work.vcpus - nearest.work.vcpus)
+        return running_s * size / _touches(nearest) + around_s + more_vcpus * _VCPU_S
 
 
 def _touches(step: Step) -> int:
@@ -199,5 +205,6 @@ def measure(
         else:
             trial = run_trial(kvm, step.work, step.pager, round_number=step.round, **limits)
         if clock is not None:
-            clock.add(step, time.monotonic() - begin)
+            seconds = time.monotonic() - begin
+            clock.add(step, seconds, (trial.elapsed_ns or seconds * 1e9) / 1e9)
         yield step, replace(trial, point=step.point)
