@@ -135,7 +135,8 @@ _MAIN: Final = (
         title="Install time",
         y_label="time per page",
         note="Time in the system call that installs a page, from the loops' own cycle sums; for "
-        "uffd it holds the wake-up of the vCPU. It grows where installers wait for each other.",
+        "uffd it holds the wake-up of the vCPU. It grows where installers wait for each other, or "
+        "for a CPU.",
         summary=of_metric("install_ns_per_page"),
         spell=text.duration,
         absent="no pager here installs pages itself.",
