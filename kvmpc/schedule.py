@@ -158,15 +158,19 @@ def planned_result(plan: Plan, skipped: tuple[Skip, ...], **facts: Any) -> Resul
     )
 
 
+_Kind = tuple[str, int, int]
+"""Trials of one kind take equally long: pager, vCPUs, pages that each touches."""
+
+
 class Clock:
-    """How long trials take, learned from those that were run."""
+    """How long trials take, learned from those that were run; of each kind, from the last one."""
 
     def __init__(self) -> None:
-        self._seen: list[tuple[Step, float, float]] = []
+        self._seen: dict[_Kind, tuple[float, float]] = {}
 
     def add(self, step: Step, seconds: float, running_s: float) -> None:
         """Take note that `step` took so long, from set-up to tear-down and from the gate on."""
-        self._seen.append((step, seconds - running_s, running_s))
+        self._seen[_kind(step)] = seconds - running_s, running_s
 
     def left_s(self, steps: Iterable[Step]) -> float | None:
         """Return an estimate of what `steps` will take, None before the first trial.
@@ -174,20 +178,24 @@ class Clock:
         Each is taken to cost per touched page what the trial nearest in size did, of the same pager
         where there is one; set-up and tear-down do not grow with the pages, but with the vCPUs.
         """
-        return sum(map(self._estimate_s, steps)) if self._seen else None
+        if not self._seen:
+            return None
+        # By kind: asked after every trial, of all that are left.
+        kinds = Counter(map(_kind, steps))
+        return sum(count * self._estimate_s(kind) for kind, count in kinds.items())
 
-    def _estimate_s(self, step: Step) -> float:
-        size = _touches(step)
-        of_pager = [seen for seen in self._seen if seen[0].pager == step.pager] or self._seen
-        nearest, around_s, running_s = min(
-            of_pager, key=lambda seen: abs(math.log(_touches(seen[0]) / size))
-        )
-        more_vcpus = max(0, step.work.vcpus - nearest.work.vcpus)
-        return running_s * size / _touches(nearest) + around_s + more_vcpus * _VCPU_S
+    def _estimate_s(self, kind: _Kind) -> float:
+        spec, vcpus, touched = kind
+        size = vcpus * touched
+        of_pager = [seen for seen in self._seen if seen[0] == spec] or list(self._seen)
+        nearest = min(of_pager, key=lambda seen: abs(math.log(seen[1] * seen[2] / size)))
+        around_s, running_s = self._seen[nearest]
+        more_vcpus = max(0, vcpus - nearest[1])
+        return running_s * size / (nearest[1] * nearest[2]) + around_s + more_vcpus * _VCPU_S
 
 
-def _touches(step: Step) -> int:
-    return step.work.touched_per_part * step.work.vcpus
+def _kind(step: Step) -> _Kind:
+    return step.pager.spec, step.work.vcpus, step.work.touched_per_part
 
 
 def measure(
