@@ -169,53 +169,46 @@ def test_exactly_the_touched_pages_are_read_each_once(options: dict[str, Any]) -
     assert sorted(read) == expected
 
 
+@pytest.fixture
+def pages_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list[int]]:
+    """Split parts of so many pages, `most` of all in all; return the first page of each read."""
+
+    def pages_read(part_pages: int, most: int) -> list[int]:
+        read: list[int] = []
+
+        def content(address: int, size: int) -> bytes:
+            read.append(address // PAGE_BYTES)
+            return bytes(size)
+
+        monkeypatch.setattr(split, "MAX_PAGES", most)
+        monkeypatch.setattr(split, "host_cycles_per_ns", lambda: KHZ / 1e6)
+        monkeypatch.setattr(split.syscalls, "read_own_memory", content)
+        memory = SimpleNamespace(hva_of_page=lambda page: page * PAGE_BYTES)
+        metrics, _ = latency_split(
+            memory,  # type: ignore[arg-type]
+            layout_of(mem_per_vcpu_bytes=part_pages * PAGE_BYTES),
+            parse_pager("exit"),
+            tsc_khz=KHZ,
+            tsc_shared=True,
+        )
+        assert metrics["noticed_p50_ns"] == 0
+        return read
+
+    return pages_read
+
+
 def test_of_a_large_guest_pages_from_all_over_it_are_read(
-    monkeypatch: pytest.MonkeyPatch,
+    pages_read: Callable[[int, int], list[int]],
 ) -> None:
-    monkeypatch.setattr(split, "MAX_PAGES", 5000)
-    monkeypatch.setattr(split, "host_cycles_per_ns", lambda: KHZ / 1e6)
-    read: list[int] = []
-
-    def content(address: int, size: int) -> bytes:
-        read.append(address // PAGE_BYTES)
-        return bytes(size)
-
-    monkeypatch.setattr(split.syscalls, "read_own_memory", content)
-    memory = SimpleNamespace(hva_of_page=lambda page: page * PAGE_BYTES)
-    layout = layout_of(mem_per_vcpu_bytes=5120 * PAGE_BYTES)
-    metrics, _ = latency_split(
-        memory,  # type: ignore[arg-type]
-        layout,
-        parse_pager("exit"),
-        tsc_khz=KHZ,
-        tsc_shared=True,
-    )
-    assert metrics["noticed_p50_ns"] == 0
+    read = pages_read(5120, 5000)
     assert len(read) * 512 <= 5000
     assert {page // 5120 for page in read} == {0, 1, 2}
 
 
 def test_the_sample_of_a_large_guest_is_not_in_step_with_its_parts(
-    monkeypatch: pytest.MonkeyPatch,
+    pages_read: Callable[[int, int], list[int]],
 ) -> None:
-    monkeypatch.setattr(split, "MAX_PAGES", 3 * 4096 // 8)  # an 8th, and a part has 8 pieces
-    monkeypatch.setattr(split, "host_cycles_per_ns", lambda: KHZ / 1e6)
-    read: list[int] = []
-
-    def content(address: int, size: int) -> bytes:
-        read.append(address // PAGE_BYTES)
-        return bytes(size)
-
-    monkeypatch.setattr(split.syscalls, "read_own_memory", content)
-    memory = SimpleNamespace(hva_of_page=lambda page: page * PAGE_BYTES)
-    layout = layout_of(mem_per_vcpu_bytes=4096 * PAGE_BYTES)
-    latency_split(
-        memory,  # type: ignore[arg-type]
-        layout,
-        parse_pager("exit"),
-        tsc_khz=KHZ,
-        tsc_shared=True,
-    )
+    read = pages_read(4096, 3 * 4096 // 8)  # an 8th, and a part has 8 pieces
     assert len({page % 4096 for page in read}) == len(read) == 3
 
 
