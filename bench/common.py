@@ -32,9 +32,11 @@ __all__ = [
     "median_interval",
     "median_of",
     "numbers",
+    "on_and_off",
     "paired",
     "print_host",
     "print_table",
+    "rate_to_off",
     "rotated",
     "rounds_option",
     "session",
@@ -148,6 +150,21 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     if found is None:
         return "-"
     return f"{found.median:.{digits}f} [{found.lowest:.{digits}f}-{found.highest:.{digits}f}]"
+
+
+def on_and_off(
+    kvm: Session, pager: Pager, plain: Work, changed: Work, rounds: int
+) -> dict[str, list[TrialResult]]:
+    """Run `plain` as "off", `changed` as "on", and `plain` once more: what noise looks like."""
+    cases = {"off": plain, "on": changed, "off again": plain}
+    return kvm.interleaved({name: Case(pager, work) for name, work in cases.items()}, rounds)
+
+
+def rate_to_off(found: Mapping[str, list[TrialResult]], name: str) -> tuple[str, str]:
+    """Return the rate of `name` to that of "off": its spread, and the median's 95 % interval."""
+    ratios = paired(found[name], found["off"])
+    low, high = median_interval(ratios)
+    return spread(ratios, 3), f"{low:.3f} to {high:.3f}"
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:

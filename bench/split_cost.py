@@ -12,12 +12,12 @@ from dataclasses import replace
 
 import click
 from common import (
-    Case,
-    median_interval,
     numbers,
+    on_and_off,
     paired,
     print_host,
     print_table,
+    rate_to_off,
     rounds_option,
     session,
     spread,
@@ -43,24 +43,14 @@ def main(rounds: int, vcpus: tuple[int, ...], mib: int, pagers: tuple[str, ...])
             for spec in pagers or ("uffd", "exit"):
                 plain = Work(vcpus=count, mem_per_vcpu_bytes=pages * PAGE_BYTES)
                 pager = parse_pager(spec)
-                found = kvm.interleaved(
-                    {
-                        "off": Case(pager, plain),
-                        "on": Case(pager, replace(plain, split=True)),
-                        "off again": Case(pager, plain),
-                    },
-                    rounds,
-                )
+                found = on_and_off(kvm, pager, plain, replace(plain, split=True), rounds)
                 for name in ("on", "off again"):
-                    ratios = paired(found[name], found["off"])
-                    low, high = median_interval(ratios)
                     by_cpu = paired(found[name], found["off"], "cpu_s_per_gib")
                     rows.append(
                         (
                             f"{pager.label} x {count}",
                             name,
-                            spread(ratios, 3),
-                            f"{low:.3f} to {high:.3f}",
+                            *rate_to_off(found, name),
                             spread(by_cpu, 3),
                         )
                     )

@@ -15,17 +15,7 @@ from dataclasses import replace
 from unittest import mock
 
 import click
-from common import (
-    Case,
-    median_interval,
-    numbers,
-    paired,
-    print_host,
-    print_table,
-    rounds_option,
-    session,
-    spread,
-)
+from common import numbers, on_and_off, print_host, print_table, rate_to_off, rounds_option, session
 
 from kvmpc import trial
 from kvmpc.config import Work
@@ -52,24 +42,14 @@ def main(rounds: int, vcpus: tuple[int, ...], mib: int, pagers: tuple[str, ...])
                 plain = Work(vcpus=count, mem_per_vcpu_bytes=pages * 4096)
                 pager = parse_pager(spec)
                 seconds.clear()
-                found = kvm.interleaved(
-                    {
-                        "off": Case(pager, plain),
-                        "on": Case(pager, replace(plain, timeline=True)),
-                        "off again": Case(pager, plain),
-                    },
-                    rounds,
-                )
+                found = on_and_off(kvm, pager, plain, replace(plain, timeline=True), rounds)
                 for name in ("on", "off again"):
-                    ratios = paired(found[name], found["off"])
-                    low, high = median_interval(ratios)
                     alone = f"{min(seconds) * 1e6:.1f} us, {min(seconds) / FIRST_INTERVAL_S:.2%}"
                     rows.append(
                         (
                             f"{pager.label} x {count}",
                             name,
-                            spread(ratios, 3),
-                            f"{low:.3f} to {high:.3f}",
+                            *rate_to_off(found, name),
                             alone if name == "on" else "-",
                         )
                     )
