@@ -187,10 +187,11 @@ class _Trial:
         vm = stack.enter_context(self.kvm.create_vm())
         self.memory.give_to(vm)
         self.vcpu_workers: list[_VcpuWorker] = []
+        self.tsc_shared = True
         for index in range(work.vcpus):
             self._check_interrupt()  # a large guest takes seconds to build
             vcpu = self.guest.create_vcpu(vm, index, cpuid, ring=self.ring)
-            self.tsc_shared = vcpu.share_host_tsc()
+            self.tsc_shared = vcpu.share_host_tsc() and self.tsc_shared
             record = records.records[index]
             self.supply.equip(record, records.tails[index])
             record.fd, record.run = vcpu.fd, vcpu.run_address

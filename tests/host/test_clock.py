@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kvmpc import tally
-from kvmpc.kvm import Kvm
+from kvmpc.kvm import Kvm, Vcpu
 from kvmpc.results import TrialResult
 
 pytestmark = pytest.mark.kvm
@@ -81,3 +81,17 @@ def test_the_guests_tsc_rate_is_told_and_agrees_with_the_hosts_clock(
     assert sum_cycles / result.guest_tsc_khz * 1e6 <= 1.01 * result.elapsed_ns
     # Each waits for a fetch, which the host's clock timed.
     assert result.metrics["fault_p50_ns"] >= 0.9 * 100_000
+
+
+@pytest.mark.parametrize("odd", [0, 1, 2])
+def test_one_vcpu_without_the_hosts_tsc_is_enough_for_the_guest_not_to_have_it(
+    run: Callable[..., TrialResult], kvm: Kvm, monkeypatch: pytest.MonkeyPatch, odd: int
+) -> None:
+    if not _shares_tsc(kvm):
+        pytest.skip("KVM_VCPU_TSC_OFFSET is not offered here")
+    share = Vcpu.share_host_tsc
+    monkeypatch.setattr(Vcpu, "share_host_tsc", lambda vcpu: vcpu.index != odd and share(vcpu))
+    result = run("uffd", vcpus=3, split=True)
+    assert result.guest_tsc_is_host_tsc is False
+    assert "noticed_p50_ns" not in result.metrics
+    assert "split-clock" in {caution.code for caution in result.warnings}
