@@ -15,7 +15,7 @@ from kvmpc.cautions import Caution
 from kvmpc.points import point_names
 from kvmpc.resampling import permutation_p
 from kvmpc.results import Result, points_of
-from kvmpc.stats import measured_trials, median, values_of
+from kvmpc.stats import median, usable_trials, values_of
 
 __all__ = ["FEWEST_ROUNDS", "doubts", "row_doubts", "run_doubts", "variation"]
 
@@ -66,7 +66,7 @@ def run_doubts(result: Result) -> Iterator[Caution]:
 
 def row_doubts(point: Result, spec: str) -> Iterator[tuple[float, Caution]]:
     """Yield what weakens the row of `spec` in a result of one point, each with how much."""
-    rates = values_of(measured_trials(point, spec), "pages_per_s")
+    rates = values_of(usable_trials(point, spec), "pages_per_s")
     spread = variation(rates)
     if spread is not None and spread > _MOST_VARIATION:
         yield (

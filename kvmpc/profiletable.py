@@ -9,6 +9,7 @@ from tabulate import tabulate
 from kvmpc.points import point_names
 from kvmpc.profile import WAITERS
 from kvmpc.results import PROFILED, Profile, Result, TrialResult, points_of
+from kvmpc.stats import usable_profiles
 
 __all__ = ["format_profiles"]
 
@@ -31,16 +32,23 @@ def format_profiles(result: Result) -> str:
     trials = [trial for trial in result.trials if trial.round == PROFILED]
     if not trials:
         return ""
-    names = point_names([point.options for point in points_of(result)])
+    points = points_of(result)
+    names = point_names([point.options for point in points])
     clock = any(trial.profile is not None and trial.profile.irqs_off for trial in trials)
     headers = ["pager", "guest", "kernel", "user", "spin", "uffd", "mmu_lock", "mmap", "pages"]
     headers += ["other", *(["irqs off"] if clock else [])]
     rows: list[list[str]] = []
-    for index, name in enumerate(names):
-        of_point = [t for t in trials if t.point == index and t.profile is not None]
+    shown = []
+    for index, (name, point) in enumerate(zip(names, points, strict=True)):
+        of_point = [
+            t
+            for t in trials
+            if t.point == index and t.profile is not None and usable_profiles(point, t.pager)
+        ]
         if name and of_point:
             rows += [[""], [name]]
         rows += [[_broken(t.label), *_cells(t.profile, clock=clock)] for t in of_point]
+        shown += of_point
     said = ["where the time went"]
     if rows:
         said += ["", _table([headers, *rows]), ""]
@@ -49,7 +57,7 @@ def format_profiles(result: Result) -> str:
         said += [""]
     for trial in trials:
         where = f"{names[trial.point]}: " if names[trial.point] else ""
-        said += _wrapped(f"{where}{trial.label} {_most(trial)}")
+        said += _wrapped(f"{where}{trial.label} {_most(trial, shown=trial in shown)}")
     said += _notes(trials)
     return "\n".join(said)
 
@@ -99,9 +107,11 @@ def _cells(profile: Profile | None, *, clock: bool) -> list[str]:
     return [*modes, total, *spins, *hidden]
 
 
-def _most(trial: TrialResult) -> str:
+def _most(trial: TrialResult, *, shown: bool) -> str:
     if trial.profile is None:
         return f"was not profiled{': ' + trial.error if trial.error else ''}"
+    if not shown:
+        return "has no profile to show: another trial of it failed"
     top = list(trial.profile.top.items())[:_TOP]
     most = ", ".join(f"{_share(share)} {function}" for function, share in top)
     return f"({trial.profile.samples} samples of {trial.profile.event}): {most}"

@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from kvmpc.points import point_names
 from kvmpc.results import Result, points_of
-from kvmpc.stats import measured_trials, median
+from kvmpc.stats import median, usable_trials
 from kvmpc.units import format_ns
 
 __all__ = ["format_split"]
@@ -53,7 +53,7 @@ def format_split(result: Result) -> str:
 
 def _rows(point: Result, spec: str, label: str) -> Iterator[tuple[str, str, list[str]]]:
     """Yield label, quantile and cells of a pager's rows; nothing where it was not split."""
-    trials = measured_trials(point, spec)
+    trials = usable_trials(point, spec)
     if not any("noticed_p50_ns" in trial.metrics for trial in trials):
         return
     for quantile in ("p50", "p99"):

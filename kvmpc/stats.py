@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kvmpc.resampling import FEWEST_FOR_INTERVAL, median_interval
-from kvmpc.results import FAILED, OK, Result, TrialResult
+from kvmpc.results import FAILED, OK, Profile, Result, TrialResult
 
 __all__ = [
     "Row",
@@ -28,6 +28,8 @@ __all__ = [
     "reference_pager",
     "summarise",
     "summarise_ratios",
+    "usable_profiles",
+    "usable_trials",
     "values_of",
 ]
 
@@ -180,6 +182,26 @@ def measured_trials(result: Result, spec: str) -> list[TrialResult]:
     ]
 
 
+def usable_trials(result: Result, spec: str) -> list[TrialResult]:
+    """Return the trials of `spec` whose numbers may be shown: measured, and none where any failed.
+
+    Warm-ups and profiled trials count as well: what one trial got wrong, the others may have got
+    wrong unseen. `result` is of one point.
+    """
+    return [] if _failed(result, spec) else measured_trials(result, spec)
+
+
+def usable_profiles(result: Result, spec: str) -> list[Profile]:
+    """Return the profiles of `spec` that may be shown, by the same rule."""
+    if _failed(result, spec):
+        return []
+    return [t.profile for t in result.trials if t.pager == spec and t.profile is not None]
+
+
+def _failed(result: Result, spec: str) -> list[TrialResult]:
+    return [trial for trial in result.trials if trial.pager == spec and trial.status == FAILED]
+
+
 def paired_ratios(
     result: Result, numerator_spec: str, denominator_spec: str, metric: str
 ) -> list[float]:
@@ -219,10 +241,8 @@ def compare_rows(result: Result) -> list[Row]:
 
 
 def _row(result: Result, spec: str, *, baseline: str | None, reference: str | None) -> Row:
-    trials = [trial for trial in result.trials if trial.pager == spec]
-    failed = [trial for trial in trials if trial.status == FAILED]
-    ok = measured_trials(result, spec)
-    usable = [] if failed else ok
+    failed = _failed(result, spec)
+    usable = usable_trials(result, spec)
     # All vCPUs race for the same pages: most touches are no faults, their times no fault times.
     faults = [] if result.options.get("overlap") else usable
 
@@ -234,7 +254,7 @@ def _row(result: Result, spec: str, *, baseline: str | None, reference: str | No
     return Row(
         spec=spec,
         label=dict(zip(result.pagers, result.labels, strict=False)).get(spec, spec),
-        ok_trials=len(ok),
+        ok_trials=len(measured_trials(result, spec)),
         failed_trials=len(failed),
         errors=tuple(dict.fromkeys(trial.error or "" for trial in failed)),
         rate=summarise(values_of(usable, "pages_per_s")),

@@ -7,8 +7,9 @@ from typing import Final
 
 from kvmpc import stats
 from kvmpc.htmlreport import text
-from kvmpc.htmlreport.series import Panel, usable_trials
+from kvmpc.htmlreport.series import Panel
 from kvmpc.results import Result
+from kvmpc.stats import usable_trials
 
 __all__ = ["counters"]
 

@@ -8,8 +8,9 @@ from typing import Final
 
 from kvmpc import stats
 from kvmpc.htmlreport import text
-from kvmpc.htmlreport.series import Chart, Dot, Line, Panel, metrics_by_round, usable_trials
+from kvmpc.htmlreport.series import Chart, Dot, Line, Panel, metrics_by_round
 from kvmpc.results import Result, TrialResult
+from kvmpc.stats import usable_trials
 
 __all__ = ["fairness", "latency", "split", "spreads_of", "survival", "timeline"]
 

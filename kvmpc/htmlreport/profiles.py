@@ -9,10 +9,10 @@ from kvmpc import stats
 from kvmpc.htmlreport import text
 from kvmpc.htmlreport.series import Chart, Dot, Line, Panel
 from kvmpc.profile import WAITERS
-from kvmpc.results import OK, Profile, Result
-from kvmpc.stats import Summary
+from kvmpc.results import Result
+from kvmpc.stats import Summary, usable_profiles
 
-__all__ = ["NO_PROFILE", "locks", "of_spin", "profiles_of"]
+__all__ = ["NO_PROFILE", "locks", "of_spin"]
 
 NO_PROFILE: Final = "kvmpc compare --profile, with perf installed, measures it."
 
@@ -21,22 +21,13 @@ _HELD: Final = "held or waited for, interrupts off"
 _TOP: Final = 3
 
 
-def profiles_of(point: Result, spec: str) -> list[Profile]:
-    """Return the profiles of a pager's sound trials that have one."""
-    return [
-        trial.profile
-        for trial in point.trials
-        if trial.pager == spec and trial.status == OK and trial.profile is not None
-    ]
-
-
 def of_spin(point: Result, spec: str) -> Summary | None:
     """Summarise the share of CPU time in spin locks; None where the profile cannot tell.
 
     From what was surely waited for up to that with what a clock cannot tell from it: the ends are
     those, and no interval of the median.
     """
-    profiles = [profile for profile in profiles_of(point, spec) if profile.spin]
+    profiles = [profile for profile in usable_profiles(point, spec) if profile.spin]
     least = stats.median(sum(profile.spin.values()) for profile in profiles)
     most = stats.median(
         sum(profile.spin.values()) + sum(profile.irqs_off.values()) for profile in profiles
@@ -58,7 +49,7 @@ def locks(panel: Panel, pagers: Mapping[str, str]) -> Chart:
     shares: dict[str, dict[str, float]] = {}
     rows = []
     for spec, label in pagers.items():
-        profiles = [profile for profile in profiles_of(point, spec) if profile.spin]
+        profiles = [profile for profile in usable_profiles(point, spec) if profile.spin]
         if not profiles:
             continue
         keys = dict.fromkeys([*WAITERS, *(key for p in profiles for key in p.spin)])

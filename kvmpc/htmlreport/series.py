@@ -14,8 +14,8 @@ from typing import Final
 from kvmpc import stats
 from kvmpc.htmlreport import text
 from kvmpc.points import HOW_OFTEN, shown_option
-from kvmpc.results import OK, Result, TrialResult, points_of
-from kvmpc.stats import Summary
+from kvmpc.results import Result, TrialResult, points_of
+from kvmpc.stats import Summary, usable_trials
 from kvmpc.units import format_bytes
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "metrics_by_round",
     "panels_of",
     "shown_pagers",
-    "usable_trials",
 ]
 
 
@@ -195,14 +194,6 @@ def _follows(points: Sequence[Result], name: str, axis: str) -> bool:
         if seen.setdefault(repr(point.options.get(axis)), value) != value:
             return False
     return True
-
-
-def usable_trials(point: Result, spec: str) -> list[TrialResult]:
-    """Return the measured trials of a pager of which no trial failed, as the table counts."""
-    trials = [trial for trial in point.trials if trial.pager == spec]
-    if any(trial.status != OK for trial in trials):
-        return []
-    return [trial for trial in trials if trial.round > 0]
 
 
 def metric(trial: TrialResult, name: str) -> float | None:

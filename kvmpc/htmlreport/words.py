@@ -13,11 +13,11 @@ from typing import Final
 from kvmpc import stats
 from kvmpc.htmlreport import text
 from kvmpc.htmlreport.compare import Comparison
-from kvmpc.htmlreport.series import Panel, of_metric, of_ratio, shown_pagers, usable_trials
+from kvmpc.htmlreport.series import Panel, of_metric, of_ratio, shown_pagers
 from kvmpc.points import shown_option
 from kvmpc.resampling import FEWEST_FOR_INTERVAL
 from kvmpc.results import FAILED, Result
-from kvmpc.stats import Summary
+from kvmpc.stats import Summary, usable_trials
 
 __all__ = [
     "Answer",

@@ -12,6 +12,8 @@ from html.parser import HTMLParser
 import pytest
 
 from kvmpc.cautions import Caution
+from kvmpc.htmlreport.gallery import charts_of
+from kvmpc.htmlreport.series import panels_of
 from kvmpc.results import Result
 from tests.report.synthetic import complete, skipped, sweep, trial
 
@@ -178,3 +180,16 @@ def test_results_of_different_hosts_are_kept_apart_and_that_is_said(page: Page) 
 @pytest.mark.parametrize("host", [{}, {"kernel": None}, {"cpu": 3, "hostname": None}])
 def test_a_result_without_facts_of_its_host_gives_a_page(page: Page, host: object) -> None:
     _read(page(replace(sweep((1,), trials=()), host=host)))
+
+
+def test_a_pager_that_failed_is_in_no_chart_of_profiles() -> None:
+    sound = complete(sweep((2,), ("uffd", "exit")))
+    late = trial("exit", 2, 7, random.Random(1), status="failed")
+    for result, wanted in (
+        (sound, {"uffd", "exit(sigbus)"}),
+        (replace(sound, trials=(*sound.trials, late)), {"uffd"}),
+    ):
+        (panel,) = panels_of(result)
+        charts = {chart.key: chart for chart in charts_of(panel)}
+        assert {row[0] for row in charts["locks"].table[1:]} == wanted
+        assert {line.label for line in charts["spin"].lines} == wanted

@@ -10,9 +10,10 @@ import pytest
 from kvmpc.htmlreport.counters import counters
 from kvmpc.htmlreport.distributions import spreads_of, survival
 from kvmpc.htmlreport.gallery import charts_of, readers_families, spaced
-from kvmpc.htmlreport.series import Chart, metric, panels_of, shown_pagers, usable_trials
+from kvmpc.htmlreport.series import Chart, metric, panels_of, shown_pagers
 from kvmpc.htmlreport.shapes import SHAPES, shape_chart
 from kvmpc.results import Point, Result, TrialResult
+from kvmpc.stats import usable_trials
 from tests.report.synthetic import complete, sweep, trial
 
 

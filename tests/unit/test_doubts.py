@@ -117,3 +117,12 @@ def test_variation_is_deviation_over_mean() -> None:
     assert variation([90.0, 110.0]) == pytest.approx(0.1414, abs=1e-4)
     assert variation([5.0]) is None
     assert variation([0.0, 0.0]) is None
+
+
+def test_a_row_with_a_failed_trial_has_no_rates_to_doubt(
+    make_result: Make, make_trial: Make
+) -> None:
+    rates = (100.0, 150.0, 80.0)
+    trials = [make_trial("uffd", at + 1, rate) for at, rate in enumerate(rates)]
+    assert _codes(make_result(*trials)) == ["unsteady"]
+    assert _codes(make_result(*trials, make_trial("uffd", 4, status="failed"))) == []

@@ -46,7 +46,7 @@ ONLY = {
     "results": {"errors", "units", "resultfile", "cautions", "schema"},
     "schema": set(),
     "profile": {"cautions", "results"},
-    "profiletable": {"points", "profile", "results"},
+    "profiletable": {"points", "profile", "results", "stats"},
     "splittable": {"points", "results", "stats", "units"},
     "resultfile": {"errors", "outputfile", "units", "results"},
     "outputfile": {"errors"},

@@ -280,3 +280,18 @@ def test_a_result_without_profiles_has_no_such_table(
     make_trial: Callable[..., Any], make_result: Callable[..., Result]
 ) -> None:
     assert format_profiles(make_result(make_trial("uffd"))) == ""
+
+
+def test_a_pager_with_a_failed_trial_shows_no_profile(
+    make_trial: Callable[..., Any], make_result: Callable[..., Result]
+) -> None:
+    trials = (
+        make_trial("uffd"),
+        make_trial("exit", status="failed"),
+        make_trial("uffd", PROFILED, profile=profiled()),
+        make_trial("exit", PROFILED, profile=profiled()),
+    )
+    lines = format_profiles(make_result(*trials)).splitlines()
+    assert [line for line in lines if "%" in line and line.startswith("uffd ")]
+    (told,) = [line for line in lines if line.startswith("exit")]
+    assert told == "exit(sigbus) has no profile to show: another trial of it failed"

@@ -48,3 +48,12 @@ def test_the_rows_of_a_sweep_stand_below_their_point(make_result: Make, split_tr
     lines = format_split(make_result(*trials, points=points)).splitlines()
     assert lines.index("vcpus=1") < lines.index("vcpus=8")
     assert sum("p99" in line for line in lines) == 2
+
+
+def test_a_pager_with_a_failed_trial_has_no_split_as_it_has_no_row_in_the_table(
+    make_result: Make, make_trial: Make, split_trial: Make
+) -> None:
+    failed = make_trial("exit", 2, status="failed")
+    text = format_split(make_result(split_trial("uffd"), split_trial("exit"), failed))
+    assert "uffd" in text
+    assert "exit" not in text.partition("medians over")[0]
