@@ -86,9 +86,8 @@ def _answers(results: Sequence[tuple[str, Result]], panels: Sequence[Sequence[Pa
             told.append(
                 paragraph(f"{name} is unfinished: the run was stopped or is still going.", "bad")
             )
-        question = result.options.get("question")
-        if isinstance(question, str) and question:
-            told.append(paragraph(f"Asked: {question}"))
+        if result.question:
+            told.append(paragraph(f"Asked: {result.question}"))
         for panel in found:
             heads = [name] * (len(results) > 1) + [panel.title] * bool(panel.title)
             answer = words.answer_of(panel)

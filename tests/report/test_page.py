@@ -182,6 +182,11 @@ def test_a_result_without_facts_of_its_host_gives_a_page(page: Page, host: objec
     _read(page(replace(sweep((1,), trials=()), host=host)))
 
 
+def test_what_a_sweep_asks_stands_above_its_answer(page: Page) -> None:
+    text = _read(page(sweep((1, 2), rounds=1, question="Do more readers help?"))).text
+    assert "Asked: Do more readers help?" in text
+
+
 def test_a_pager_that_failed_is_in_no_chart_of_profiles() -> None:
     sound = complete(sweep((2,), ("uffd", "exit")))
     late = trial("exit", 2, 7, random.Random(1), status="failed")
