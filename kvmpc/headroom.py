@@ -13,7 +13,7 @@ from pathlib import Path
 from kvmpc.errors import HostError
 from kvmpc.kernelfs import Cgroups, entries, read_fields, read_int, read_meminfo_bytes, read_text
 
-__all__ = ["allowed_cpus", "memory_available_bytes", "read_load", "thread_headroom"]
+__all__ = ["LOAD_NAMES", "allowed_cpus", "memory_available_bytes", "read_load", "thread_headroom"]
 
 _ROOT = Path("/")
 
@@ -65,6 +65,9 @@ def thread_headroom(root: Path = _ROOT) -> int | None:
     return max(0, min(left)) if left else None
 
 
+LOAD_NAMES = ("avg1", "avg5", "avg15", "runnable_count", "threads_count")
+
+
 def read_load(root: Path = _ROOT) -> dict[str, int | float]:
     """Return the load averages, the runnable and all threads of the host; {} where unreadable.
 
@@ -74,13 +77,8 @@ def read_load(root: Path = _ROOT) -> dict[str, int | float]:
     match = re.match(form, read_text(root / "proc/loadavg") or "", re.ASCII)
     if match is None:
         return {}
-    return {
-        "avg1": float(match[1]),
-        "avg5": float(match[2]),
-        "avg15": float(match[3]),
-        "runnable_count": int(match[4]),
-        "threads_count": int(match[5]),
-    }
+    values = (*map(float, match.group(1, 2, 3)), *map(int, match.group(4, 5)))
+    return dict(zip(LOAD_NAMES, values, strict=True))
 
 
 def _user_thread_headroom(root: Path) -> int | None:

@@ -18,7 +18,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kvmpc.headroom import allowed_cpus, memory_available_bytes, read_load, thread_headroom
+from kvmpc.headroom import (
+    LOAD_NAMES,
+    allowed_cpus,
+    memory_available_bytes,
+    read_load,
+    thread_headroom,
+)
 from kvmpc.kernelfs import (
     Cgroups,
     entries,
@@ -34,6 +40,7 @@ from kvmpc.tilts import tilts
 __all__ = [
     "allowed_cpus",
     "collect",
+    "fact_names",
     "format_cpu_list",
     "kvm_modules",
     "memory_available_bytes",
@@ -50,8 +57,35 @@ def collect(root: Path = _ROOT) -> dict[str, object]:
 
     A key that is a quantity ends in its unit. A group of which nothing could be read is absent.
     """
+    groups = {
+        name: _known(value) if isinstance(value, dict) else value
+        for name, value in _all_facts(root).items()
+    }
+    return {name: value for name, value in groups.items() if value is not None and value != {}}
+
+
+def fact_names() -> frozenset[str]:
+    """Return the name of every fact that `collect` may find, such as ``cpu.model``.
+
+    Where a group's or a fact's own keys are the kernel's (modules, vulnerabilities), only its own
+    name is among them.
+    """
+    # Of a tree with nothing in it every fact is there, as None.
+    facts = {**_all_facts(Path("/nonexistent")), "load": dict.fromkeys(LOAD_NAMES)}
+    return frozenset(
+        name
+        for group, value in facts.items()
+        for name in (
+            group,
+            *(f"{group}.{key}" for key in (value if isinstance(value, dict) else ())),
+        )
+    )
+
+
+def _all_facts(root: Path) -> dict[str, object | None]:
+    """Return every fact by group and key, None where it cannot be read."""
     cgroups = Cgroups(root)
-    facts: dict[str, object | None] = {
+    return {
         "collected_at_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "hostname": read_text(root / "proc/sys/kernel/hostname"),
         "python": platform.python_version(),
@@ -73,10 +107,6 @@ def collect(root: Path = _ROOT) -> dict[str, object]:
         },
         "load": read_load(root),
     }
-    groups = {
-        name: _known(value) if isinstance(value, dict) else value for name, value in facts.items()
-    }
-    return {name: value for name, value in groups.items() if value is not None and value != {}}
 
 
 def kvm_modules(root: Path = _ROOT) -> dict[str, dict[str, str]]:

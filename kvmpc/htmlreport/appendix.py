@@ -13,7 +13,7 @@ from kvmpc.htmlreport.series import Panel
 from kvmpc.htmlreport.shapes import SHAPES
 from kvmpc.results import Result
 
-__all__ = ["again", "failures", "hosts", "notes", "warnings"]
+__all__ = ["SHOWN_FACTS", "again", "failures", "hosts", "notes", "warnings"]
 
 _READ_ME = (
     "Each pager was measured on the same guest and memory, one trial of each in every round, the "
@@ -33,10 +33,10 @@ _ZEROS = (
 )
 _ABSENT = "A number that was not measured is absent (-), never 0."
 
-_SHOWN_FACTS = (
+SHOWN_FACTS = (
     "hostname", "distribution", "kernel.release", "kernel.cmdline", "cpu.model", "cpu.microcode",
     "cpu.online", "cpu.allowed", "cpu.sockets_count", "cpu.threads_per_core", "cpu.hypervisor",
-    "cpu.clocksource", "cpufreq.governor", "cpuidle.driver", "kvm.vendor_module",
+    "cpu.clocksource", "frequency.governors", "cpuidle.driver", "kvm.vendor_module",
     "kvm.second_level_paging", "memory.total_bytes", "memory.thp_enabled",
     "memory.numa_balancing", "load.avg1", "python",
 )  # fmt: skip
@@ -96,8 +96,8 @@ def hosts(results: Sequence[tuple[str, Result]]) -> str:
     told = []
     for name, result in results:
         facts = dict(_flat(result.host))
-        shown = [(key, facts[key]) for key in _SHOWN_FACTS if key in facts]
-        others = [(key, value) for key, value in facts.items() if key not in _SHOWN_FACTS]
+        shown = [(key, facts[key]) for key in SHOWN_FACTS if key in facts]
+        others = [(key, value) for key, value in facts.items() if key not in SHOWN_FACTS]
         if len(results) > 1:
             told.append(f"<h3>{esc(name)}</h3>\n")
         if not facts:

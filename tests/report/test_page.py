@@ -12,6 +12,8 @@ from html.parser import HTMLParser
 import pytest
 
 from kvmpc.cautions import Caution
+from kvmpc.host import fact_names
+from kvmpc.htmlreport.appendix import SHOWN_FACTS
 from kvmpc.htmlreport.gallery import charts_of
 from kvmpc.htmlreport.series import panels_of
 from kvmpc.results import Result
@@ -185,6 +187,10 @@ def test_a_result_without_facts_of_its_host_gives_a_page(page: Page, host: objec
 def test_what_a_sweep_asks_stands_above_its_answer(page: Page) -> None:
     text = _read(page(sweep((1, 2), rounds=1, question="Do more readers help?"))).text
     assert "Asked: Do more readers help?" in text
+
+
+def test_every_fact_that_is_shown_at_once_is_one_that_a_host_has() -> None:
+    assert set(SHOWN_FACTS) <= fact_names()
 
 
 def test_a_pager_that_failed_is_in_no_chart_of_profiles() -> None:
