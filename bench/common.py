@@ -16,15 +16,15 @@ from math import comb
 import click
 from tabulate import tabulate
 
-from kvmpc import stats
-from kvmpc.config import Work
 from kvmpc.errors import KvmpcError
-from kvmpc.interrupt import Interrupt, interruptible
-from kvmpc.kvm import Kvm
-from kvmpc.limits import check_run
+from kvmpc.judge.summary import median, summarise
+from kvmpc.kernel.kvm import Kvm
 from kvmpc.pagers import Pager
-from kvmpc.results import TrialResult
-from kvmpc.trial import run_trial
+from kvmpc.result.records import TrialResult
+from kvmpc.run.needs import check_run
+from kvmpc.trial.signals import Interrupt, interruptible
+from kvmpc.trial.trial import run_trial
+from kvmpc.work.work import Work
 
 __all__ = [
     "Case",
@@ -128,7 +128,7 @@ def rounds_option(default: int) -> Callable[[Callable[..., None]], Callable[...,
 
 def median_of(trials: Sequence[TrialResult], metric: str) -> float:
     """Return the median of a metric that every trial has."""
-    found = stats.median(trial.metrics[metric] for trial in trials)
+    found = median(trial.metrics[metric] for trial in trials)
     if found is None:
         raise ValueError("no trials")
     return found
@@ -146,7 +146,7 @@ def paired(
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """Return median and range: ``1.05 [0.98-1.11]``."""
-    found = stats.summarise(values)
+    found = summarise(values)
     if found is None:
         return "-"
     return f"{found.median:.{digits}f} [{found.lowest:.{digits}f}-{found.highest:.{digits}f}]"

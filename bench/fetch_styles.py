@@ -23,10 +23,10 @@ from common import (
     spread,
 )
 
-from kvmpc.config import Work
 from kvmpc.errors import UsageError
 from kvmpc.pagers import parse_pager
 from kvmpc.units import PAGE_BYTES, format_ns, parse_duration_ns
+from kvmpc.work.work import Work
 
 STYLES = ("uffd", "uffd,fetch=blocking", "exit")
 

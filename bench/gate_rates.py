@@ -23,14 +23,15 @@ from pathlib import Path
 import click
 from common import Case, paired, print_host, print_table, session
 
-from kvmpc import stats
-from kvmpc.config import Work
-from kvmpc.criteria import DEFAULT_ALPHA, Criteria
 from kvmpc.errors import MismatchError
-from kvmpc.gate import check
+from kvmpc.judge.criteria import DEFAULT_ALPHA, Criteria
+from kvmpc.judge.regression import check
+from kvmpc.judge.summary import median
 from kvmpc.pagers import parse_pager
-from kvmpc.results import Result, load
+from kvmpc.result.document import load
+from kvmpc.result.records import Result
 from kvmpc.units import format_bytes, format_ns, parse_duration_ns, parse_size_bytes
+from kvmpc.work.work import Work
 
 PAGERS = ("none", "uffd", "exit")
 CANDIDATES_NS = (0, 1, 500, 1_000, 2_000, 4_000, 8_000)
@@ -56,7 +57,7 @@ def _find_delay_ns(vcpus: int, size: int, rounds: int) -> int:
     for delay in CANDIDATES_NS[1:]:
         for spec in PAGERS[1:]:
             ratios = paired(found[f"{spec} {delay}"], found[f"{spec} 0"])
-            losses.setdefault(delay, []).append(1 - (stats.median(ratios) or 0))
+            losses.setdefault(delay, []).append(1 - (median(ratios) or 0))
     print_table(
         ("fetch delay", *(f"costs {spec}" for spec in PAGERS[1:])),
         [(format_ns(delay), *(f"{loss:.1%}" for loss in each)) for delay, each in losses.items()],
@@ -161,7 +162,7 @@ def main(
         float(str(facts.get("other_cpu_s", 0))) / float(str(facts.get("elapsed_s", 1)))
         for facts in during
     ]
-    click.echo(f"other processes took {stats.median(loads):.2f} CPUs (median of runs)")
+    click.echo(f"other processes took {median(loads):.2f} CPUs (median of runs)")
 
 
 if __name__ == "__main__":

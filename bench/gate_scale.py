@@ -18,10 +18,11 @@ from typing import TypeVar
 import click
 from common import print_host, print_table
 
-from kvmpc.formats import format_check, format_result
-from kvmpc.gate import check
-from kvmpc.report import format_warnings
-from kvmpc.results import Result, TrialResult, load, to_json
+from kvmpc.judge.regression import check
+from kvmpc.result.document import load, to_json
+from kvmpc.result.records import Result, TrialResult
+from kvmpc.show.formats import format_check, format_result
+from kvmpc.show.table import format_warnings
 
 PAGERS = ("none", "uffd", "uffd,uffds=per-vcpu", "exit", "exit,uffds=per-vcpu")
 HOST: dict[str, object] = {"kernel": {"release": "made up"}, "cpu": {"allowed_count": 160}}

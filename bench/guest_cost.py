@@ -29,11 +29,11 @@ from common import (
     session,
 )
 
-from kvmpc import stats
-from kvmpc.config import Work
+from kvmpc.judge.summary import median
 from kvmpc.pagers import parse_pager
-from kvmpc.results import TrialResult
+from kvmpc.result.records import TrialResult
 from kvmpc.units import GIB, MIB, PAGE_BYTES
+from kvmpc.work.work import Work
 
 WITHOUT = {  # what is off: (timed, checked)
     "timing": (False, True),
@@ -95,7 +95,7 @@ def cost(ratios: list[float]) -> tuple[str, str]:
     """Return the median cost, marked if it is within the noise, and its interval."""
     low, high = median_interval(ratios)
     mark = "~" if low <= 1 <= high else ""
-    return f"{mark}{(stats.median(ratios) or 1.0) - 1:+.1%}", f"{low - 1:+.1%} to {high - 1:+.1%}"
+    return f"{mark}{(median(ratios) or 1.0) - 1:+.1%}", f"{low - 1:+.1%} to {high - 1:+.1%}"
 
 
 if __name__ == "__main__":

@@ -25,15 +25,16 @@ from common import (
     spread,
 )
 
-from kvmpc import stats
 from kvmpc.abi import userfaultfd as abi
-from kvmpc.config import Work
-from kvmpc.memory import GuestMemory, shares
-from kvmpc.native.program import load
-from kvmpc.native.records import RecordArray, Return, SharedRecord, VcpuRecord
+from kvmpc.judge.summary import median
+from kvmpc.kernel.userfaultfd import Userfaultfd
+from kvmpc.loops.program import load
+from kvmpc.loops.records import RecordArray, Return, SharedRecord, VcpuRecord
 from kvmpc.pagers import parse_pager
-from kvmpc.uffd import Userfaultfd
 from kvmpc.units import MIB, PAGE_BYTES, format_ns
+from kvmpc.vm.memory import GuestMemory
+from kvmpc.work.layout import shares
+from kvmpc.work.work import Work
 
 PAGERS = ("none", "uffd", "uffd,uffds=per-vcpu", "exit", "exit,uffds=per-vcpu")
 BATCHES = (1, 8)
@@ -140,8 +141,8 @@ def main(rounds: int, vcpus: tuple[int, ...], mib: int) -> None:
                     install_ns[name].append(metrics["install_ns_per_page"])
             floor = rates[next(iter(floors))]
             for name, found in rates.items():
-                rate = stats.median(found) or 0.0
-                own = stats.median(install_ns.get(name, ()))
+                rate = median(found) or 0.0
+                own = median(install_ns.get(name, ()))
                 rows.append(
                     (
                         count,

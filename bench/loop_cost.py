@@ -41,11 +41,9 @@ from common import (
     spread,
 )
 
-from kvmpc import stats, tally
-from kvmpc.config import Work
-from kvmpc.memory import DATA_GPA, MissingBitmap
-from kvmpc.native import program as native
-from kvmpc.native.records import (
+from kvmpc.judge.summary import median
+from kvmpc.loops import program as native
+from kvmpc.loops.records import (
     ReaderRecord,
     RecordArray,
     ResolverRecord,
@@ -53,9 +51,14 @@ from kvmpc.native.records import (
     SharedRecord,
     VcpuRecord,
 )
-from kvmpc.pagers import base, parse_pager
-from kvmpc.results import TrialResult
+from kvmpc.pagers import pager as base
+from kvmpc.pagers import parse_pager
+from kvmpc.result.records import TrialResult
+from kvmpc.trial import tally
 from kvmpc.units import MIB, PAGE_BYTES
+from kvmpc.vm.bitmap import MissingBitmap
+from kvmpc.vm.memory import DATA_GPA
+from kvmpc.work.work import Work
 
 PAGERS = ("uffd", "exit")
 FLOOR_CALLS = 100_000
@@ -305,8 +308,8 @@ def main(rounds: int, vcpus: int, mib: int, gap_limit: int) -> None:
             (
                 instrumented[spec][0].label,
                 f"{spread(shares, 2)} %",
-                f"{stats.median(most) or 0:.2f} %",
-                f"{stats.median(own_ns) or 0:.0f}",
+                f"{median(most) or 0:.2f} %",
+                f"{median(own_ns) or 0:.0f}",
                 f"{min(warm[spec]):.0f}",
                 f"{sum(m['gaps'] for m in found) / len(found) / work.expected_pages:.1f}",
                 f"{sum(m['long_gaps'] for m in found) / sum(m['gaps'] for m in found):.2%}",

@@ -18,8 +18,9 @@ from typing import TypeVar
 import click
 from common import print_host, print_table
 
-from kvmpc.htmlreport.page import render
-from kvmpc.results import Point, Result, TrialResult, load, to_json
+from kvmpc.result.document import load, to_json
+from kvmpc.result.records import Point, Result, TrialResult
+from kvmpc.show.page.page import render
 
 PAGERS = ("none", "uffd", "uffd,readers=4", "uffd,uffds=per-vcpu", "exit", "exit,uffds=per-vcpu")
 _T = TypeVar("_T")

@@ -23,9 +23,9 @@ from common import (
     spread,
 )
 
-from kvmpc.config import Work
 from kvmpc.pagers import parse_pager
 from kvmpc.units import MIB, PAGE_BYTES
+from kvmpc.work.work import Work
 
 
 @click.command(help=__doc__)

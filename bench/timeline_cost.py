@@ -17,11 +17,11 @@ from unittest import mock
 import click
 from common import numbers, on_and_off, print_host, print_table, rate_to_off, rounds_option, session
 
-from kvmpc import trial
-from kvmpc.config import Work
 from kvmpc.pagers import parse_pager
-from kvmpc.timeline import FIRST_INTERVAL_S, Timeline
+from kvmpc.trial import trial
+from kvmpc.trial.timeline import FIRST_INTERVAL_S, Timeline
 from kvmpc.units import MIB
+from kvmpc.work.work import Work
 
 SAMPLES = 200
 

@@ -39,13 +39,18 @@ from unittest import mock
 import click
 from common import Case, numbers, print_host, print_table, session
 
-from kvmpc import guest, kvm, kvmstats, limits, memory, stats, trial
-from kvmpc.config import Work
-from kvmpc.crew import Crew
-from kvmpc.kernelfs import read_meminfo_bytes
+from kvmpc.host.files import read_meminfo_bytes
+from kvmpc.judge.summary import median
+from kvmpc.kernel import kvm
 from kvmpc.pagers import parse_pager
-from kvmpc.pagers.base import UffdShares
+from kvmpc.pagers.shares import UffdShares
+from kvmpc.run import needs
+from kvmpc.trial import trial
+from kvmpc.trial.crew import Crew
+from kvmpc.trial.kvm_counters import TrialStats
 from kvmpc.units import KIB, PAGE_BYTES
+from kvmpc.vm import guest, memory
+from kvmpc.work.work import Work
 
 PAGES_PER_VCPU = 4
 
@@ -64,7 +69,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "TSC offset": (kvm.Vcpu, "share_host_tsc"),
     "start threads": (Crew, "start"),
     "wait for ready": (trial._Trial, "_await"),
-    "KVM statistics": (kvmstats.TrialStats, "begin"),  # before the gate, after set-up
+    "KVM statistics": (TrialStats, "begin"),  # before the gate, after set-up
 }
 MAPPING = ("map memory", "memslots")
 
@@ -138,7 +143,7 @@ def measure(spec: str, vcpus: int, trials: int) -> dict[str, Any]:
     samples: list[dict[str, int]] = []
     found: dict[str, Any] = {"times": [], "stages": []}
     with session() as kvm:
-        limits.check_run(kvm.kvm, work, [case.pager])
+        needs.check_run(kvm.kvm, work, [case.pager])
         kvm.run(first)
         before = memory_now()
         with at_gate(lambda: samples.append(grown_since(before))):
@@ -173,7 +178,7 @@ def measure(spec: str, vcpus: int, trials: int) -> dict[str, Any]:
                     "teardown": teardown,
                 }
             )
-    kernel = stats.median(sample["kernel"] for sample in samples)
+    kernel = median(sample["kernel"] for sample in samples)
     found["memory"] = samples[0] | {"kernel": kernel, "left": left}
     return found
 
@@ -190,7 +195,7 @@ def in_own_process(spec: str, vcpus: int, trials: int) -> dict[str, Any]:
 
 def median_of(rows: list[dict[str, float]], name: str) -> float:
     """Return the median of one entry of several dicts."""
-    return stats.median(row.get(name, 0.0) for row in rows) or 0.0
+    return median(row.get(name, 0.0) for row in rows) or 0.0
 
 
 class Growth:

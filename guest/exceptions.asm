@@ -1,5 +1,5 @@
 ; What becomes of an exception, which this guest never takes on purpose: it is reported, not survived.
-; Every vector's gate leads to its own `call trap` in the table (kvmpc/guest.py), so the return address
+; Every vector's gate leads to its own `call trap` in the table (kvmpc/vm/x86.py), so the return address
 ; on the stack names the vector. Ring 0, on the stack in the vCPU's own page (TSS.rsp0).
 ;
 ; The host reads the stack: [return into table] [error code, for some vectors] [rip] [cs] [rflags] ...

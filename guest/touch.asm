@@ -1,9 +1,9 @@
 ; The guest's program, one copy for all vCPUs: touch each page of this vCPU's part once, time the
 ; touch, check what the page holds. Ring 3, long mode, interrupts off, gva = gpa.
 ;
-; in:  rdi = this vCPU's record (kvmpc/guest.py, GuestRecord)
+; in:  rdi = this vCPU's record (kvmpc/vm/record.py, GuestRecord)
 ; Ends at the `out` to DONE_PORT. rsi is always the page being touched: where KVM reports a missing
-; page without its address, the host takes it from there (kvmpc/native/vcpu.asm).
+; page without its address, the host takes it from there (kvmpc/loops/vcpu.asm).
 ;
 ; r8  touches left      r9  index of the touch      r10 index step      r11 indices
 ; r12 tag multiplier    r13 tag seed                r14 time before     r15 address of index 0
@@ -82,7 +82,7 @@ touch:
     add rcx, rax
     inc dword ptr [rdi + rcx*4 + guest.histogram]
 .if SPLIT
-    ; Beside the host's own stamps (kvmpc/stamps.py); the page is there by now.
+    ; Beside the host's own stamps (kvmpc/loops/stamps.py); the page is there by now.
     mov [rsi + STAMP_TOUCHED], r14
     mov [rsi + STAMP_BACK], rbp
 .endif

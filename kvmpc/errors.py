@@ -1,6 +1,6 @@
 """The errors kvmpc raises on purpose: one tree, facts as attributes, text made in ``__str__``.
 
-Five families, one for each thing that the caller can do about it; ``cli.py`` gives each family
+Five families, one for each thing that the caller can do about it; ``cli`` gives each family
 its exit code. Nothing here prints, and nothing here is raised for a defect of kvmpc itself:
 those stay what Python makes them.
 """

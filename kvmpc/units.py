@@ -7,6 +7,7 @@ number is bytes or, for a duration, refused unless it is 0.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from kvmpc.errors import UsageError
 
@@ -99,3 +100,25 @@ def format_ns(value_ns: float) -> str:
         if value_ns >= factor:
             return f"{value_ns / factor:.3g} {unit}"
     return f"{value_ns:.3g} ns"
+
+
+def parse_cpu_list(text: str) -> list[int]:
+    """Return the numbers of a kernel CPU list such as ``0-3,8``.
+
+    Source: Documentation/core-api/printk-formats.rst, "bitmap and its derivatives" (``%*pbl``).
+    """
+    cpus: list[int] = []
+    for first, last in re.findall(r"([0-9]+)(?:-([0-9]+))?", text):
+        cpus.extend(range(int(first), int(last or first) + 1))
+    return cpus
+
+
+def format_cpu_list(cpus: Iterable[int], *, sort: bool = True) -> str:
+    """Return `cpus` as the kernel writes a CPU list: ``0-3,8``; unsorted, in the order given."""
+    runs: list[list[int]] = []
+    for cpu in sorted(set(cpus)) if sort else cpus:
+        if runs and cpu == runs[-1][1] + 1:
+            runs[-1][1] = cpu
+        else:
+            runs.append([cpu, cpu])
+    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)

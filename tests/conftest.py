@@ -8,8 +8,11 @@ from functools import cache
 import pytest
 
 from kvmpc.errors import KvmpcError
-from kvmpc.kvm import Kvm
-from kvmpc.uffd import query_features
+from kvmpc.kernel.kvm import Kvm
+from kvmpc.kernel.userfaultfd import query_features
+from tests.fakes.results import make_result, make_trial
+
+__all__ = ["make_result", "make_trial"]
 
 
 @cache

@@ -9,12 +9,12 @@ import traceback
 
 import click
 
-from kvmpc.cli.judging import baseline, check
-from kvmpc.cli.measuring import compare, run, sweep
+from kvmpc.cli.check import baseline, check
+from kvmpc.cli.measure import compare, run, sweep
 from kvmpc.cli.output import EXIT_FAILED, EXIT_HOST, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
-from kvmpc.cli.probing import probe
-from kvmpc.cli.reading import show
-from kvmpc.cli.reporting import report
+from kvmpc.cli.probe import probe
+from kvmpc.cli.report import report
+from kvmpc.cli.show import show
 from kvmpc.errors import HostError, Interrupted, KvmpcError, UsageError
 
 __all__ = ["cli", "main"]

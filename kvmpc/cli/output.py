@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from kvmpc.results import Result, TrialResult
+    from kvmpc.result.records import Result, TrialResult
 
 __all__ = [
     "EXIT_FAILED",
@@ -86,10 +86,10 @@ def format_time(seconds: float) -> str:
 
 
 def print_result(result: Result, *, err: bool, kind: str = "table") -> None:
-    from kvmpc.formats import format_result
-    from kvmpc.profiletable import format_profiles
-    from kvmpc.report import format_warnings
-    from kvmpc.splittable import format_split
+    from kvmpc.show.formats import format_result
+    from kvmpc.show.profile_table import format_profiles
+    from kvmpc.show.split_table import format_split
+    from kvmpc.show.table import format_warnings
 
     say(format_result(result, kind), err=err, newline=kind == "table")
     if kind == "table":

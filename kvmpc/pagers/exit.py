@@ -11,17 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kvmpc import syscalls
 from kvmpc.abi import kvm as kvm_abi
 from kvmpc.abi import kvm_x86 as x86_abi
 from kvmpc.abi import userfaultfd as uffd_abi
 from kvmpc.errors import HostError
-from kvmpc.kvm import Kvm, Vcpu
-from kvmpc.memory import DATA_GPA
-from kvmpc.native.records import ResolverRecord, Return, VcpuRecord
-from kvmpc.pagers.base import Scene, Supply, UffdPagerBase, UffdShares, stamped
+from kvmpc.kernel import syscalls
+from kvmpc.kernel.kvm import Kvm, Vcpu
+from kvmpc.loops.records import ResolverRecord, Return, VcpuRecord
+from kvmpc.pagers.pager import Scene, Supply, stamped
+from kvmpc.pagers.shares import UffdPagerBase, UffdShares
 from kvmpc.pagers.spec import Key, choice, uffds_key
 from kvmpc.units import PAGE_BYTES
+from kvmpc.vm.memory import DATA_GPA
 
 __all__ = ["PROVIDERS", "ExitPager", "Provider", "SigbusProvider"]
 

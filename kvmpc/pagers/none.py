@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kvmpc.config import Work
 from kvmpc.errors import UsageError
-from kvmpc.memory import DATA_GPA
-from kvmpc.native.records import FillRecord
-from kvmpc.pagers.base import Pager, Scene, Supply
+from kvmpc.loops.records import FillRecord
+from kvmpc.pagers.pager import Pager, Scene, Supply
 from kvmpc.pagers.spec import Key, choice
-from kvmpc.source import ZERO, TagRule
 from kvmpc.units import PAGE_BYTES
+from kvmpc.vm.memory import DATA_GPA
+from kvmpc.work.tags import ZERO, TagRule
+from kvmpc.work.work import Work
 
 __all__ = ["NonePager"]
 

@@ -12,22 +12,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kvmpc import syscalls
 from kvmpc.abi import epoll as epoll_abi
 from kvmpc.abi import poll as poll_abi
 from kvmpc.abi import unistd
 from kvmpc.abi import userfaultfd as uffd_abi
-from kvmpc.config import Work
-from kvmpc.native.records import (
+from kvmpc.kernel import syscalls
+from kvmpc.loops.records import (
     READ_MESSAGES,
     PendingRecord,
     ReaderRecord,
     RecordArray,
     ResolverRecord,
 )
-from kvmpc.pagers.base import Reader, Scene, Supply, UffdPagerBase, UffdShares, stamped
+from kvmpc.pagers.pager import Reader, Scene, Supply, stamped
+from kvmpc.pagers.shares import UffdPagerBase, UffdShares
 from kvmpc.pagers.spec import Key, choice, number, uffds_key
 from kvmpc.units import PAGE_BYTES
+from kvmpc.work.work import Work
 
 __all__ = ["UffdPager"]
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from kvmpc.results import Result, load
+from kvmpc.result.document import load
+from kvmpc.result.records import Result
 
 TINY = ("--vcpus", "1", "--mem-per-vcpu", "92K", "--rounds", "1", "--warmup", "0")
 """23 pages, one trial of each pager."""

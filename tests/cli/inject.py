@@ -15,17 +15,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import kvmpc.schedule
+import kvmpc.run.campaign
 from kvmpc.abi.kvm_x86 import kvm_dtable
 from kvmpc.cli import main
-from kvmpc.guest import Guest
-from kvmpc.memory import DATA_GPA
-from kvmpc.native.program import NativeProgram, load
-from kvmpc.native.records import Return
-from kvmpc.pagers.base import UffdShares
+from kvmpc.loops.program import NativeProgram, load
+from kvmpc.loops.records import Return
 from kvmpc.pagers.exit import ExitSupply
+from kvmpc.pagers.shares import UffdShares
 from kvmpc.pagers.uffd import UffdSupply
 from kvmpc.units import MIB, PAGE_BYTES
+from kvmpc.vm.guest import Guest
+from kvmpc.vm.memory import DATA_GPA
 
 WRONG_PAGE = 40
 STEERED_VCPU = 1
@@ -40,14 +40,14 @@ def _now() -> bool:
 
 
 def _follow_trials() -> None:
-    original = kvmpc.schedule.run_trial
+    original = kvmpc.run.campaign.run_trial
 
     def run_trial(kvm: Any, work: Any, pager: Any, **options: Any) -> Any:
         global _current
         _current = pager.spec
         return original(kvm, work, pager, **options)
 
-    kvmpc.schedule.run_trial = run_trial
+    kvmpc.run.campaign.run_trial = run_trial
 
 
 # A page whose bytes are not its own: `stage` reads the seed, which is another one for this page.

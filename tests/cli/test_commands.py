@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmpc.results import from_json
+from kvmpc.result.document import from_json
 
 DEFAULT_LABELS = (
     "none",

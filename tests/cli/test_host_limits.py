@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kvmpc.headroom import memory_available_bytes
-from kvmpc.kvm import Kvm
+from kvmpc.host.headroom import memory_available_bytes
+from kvmpc.kernel.kvm import Kvm
 from kvmpc.units import GIB, MIB
 
 pytestmark = pytest.mark.kvm

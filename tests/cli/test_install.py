@@ -92,7 +92,7 @@ def test_the_wheel_carries_every_assembly_file(wheels):
     with zipfile.ZipFile(wheel) as archive:
         packed = set(archive.namelist())
         licence = [name for name in packed if name.endswith("LICENSE")]
-    native = {f"kvmpc/native/{path.name}" for path in (ROOT / "kvmpc/native").glob("*.asm")}
+    native = {f"kvmpc/loops/{path.name}" for path in (ROOT / "kvmpc/loops").glob("*.asm")}
     guest = {f"kvmpc/_guest/{path.name}" for path in (ROOT / "guest").glob("*.asm")}
     assert native
     assert guest

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from kvmpc.results import Result, TrialResult, to_json
+from kvmpc.result.document import to_json
+from kvmpc.result.records import Result, TrialResult
 
 HOST = {
     "kernel": {"release": "6.1.0"},

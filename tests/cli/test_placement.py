@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kvmpc.kernelfs import format_cpu_list, read_fields
-from kvmpc.placing import usable_nodes
+from kvmpc.host.files import read_fields
+from kvmpc.host.numa import usable_nodes
+from kvmpc.units import format_cpu_list
 
 ALLOWED = sorted(os.sched_getaffinity(0))
 FIRST, LAST = str(ALLOWED[0]), str(ALLOWED[-1])

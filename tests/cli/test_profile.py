@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmpc.results import PROFILED
+from kvmpc.result.records import PROFILED
 
 pytestmark = pytest.mark.kvm
 

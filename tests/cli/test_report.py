@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from kvmpc.htmlreport.shapes import SHAPES
-from kvmpc.results import to_json
-from tests.report.synthetic import sweep
+from kvmpc.result.document import to_json
+from kvmpc.show.page.published import SHAPES
+from tests.fakes.sweeps import sweep
 
 WITHOUT_EXTRA = (
     "import sys; sys.modules['matplotlib'] = None\n"
@@ -130,7 +130,7 @@ def test_every_published_shape_can_be_asked_for_and_another_is_refused_by_name(k
 def test_help_does_not_load_the_drawing_library(kvmpc):
     script = (
         "import sys, kvmpc.cli as cli; sys.argv[1:] = ['report', '--help']\n"
-        "cli.main(); print('matplotlib' in sys.modules, 'kvmpc.htmlreport' in sys.modules)"
+        "cli.main(); print('matplotlib' in sys.modules, 'kvmpc.show.page' in sys.modules)"
     )
     finished = kvmpc.start_program([sys.executable, "-c", script]).finish()
     assert finished.stdout.endswith("False False\n")

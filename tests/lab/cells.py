@@ -48,7 +48,7 @@ PAGERS = (
 
 STOPS = ("silent-reader", "running-uffd", "running-exit", "watchdog")
 
-HOST_TESTS = ("tests/host", "-m", "not large")
+TRIAL_TESTS = ("tests/trial", "-m", "kvm and not large")
 """What pytest runs inside: all tests of the host but those for which emulation is too slow."""
 
 _PYTHON = "/py/bin/python3"
@@ -120,7 +120,7 @@ def jobs(*, host_tests: bool = True) -> list[Job]:
     if host_tests:
         pytest = (_PYTHON, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider")
         found.append(
-            Job("host tests", (*pytest, *HOST_TESTS), 900, cwd="/lab/checkout",
+            Job("host tests", (*pytest, *TRIAL_TESTS), 900, cwd="/lab/checkout",
                 env={"KVMPC_REQUIRE_KVM": "1"})
         )  # fmt: skip
     return found

@@ -227,7 +227,8 @@ def add_checkout(archive: Archive) -> None:
         f"Metadata-Version: 2.1\nName: kvmpc\nVersion: {version}\n".encode(),
     )
     tests = [CHECKOUT / "pyproject.toml", CHECKOUT / "tests/conftest.py"]
-    tests += sorted((CHECKOUT / "tests/host").rglob("*.py"))
+    for folder in ("fakes", "trial"):
+        tests += sorted((CHECKOUT / "tests" / folder).rglob("*.py"))
     for path in tests:
         archive.file(f"/lab/checkout/{path.relative_to(CHECKOUT)}", path.read_bytes())
     for path in sorted(_SCRIPTS.iterdir()):

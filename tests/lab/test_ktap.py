@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from kvmpc.formats import format_check, format_result
-from kvmpc.gate import check
-from kvmpc.results import Point, Result, Skip, TrialResult
+from kvmpc.judge.regression import check
+from kvmpc.result.records import Point, Result, Skip, TrialResult
+from kvmpc.show.formats import format_check, format_result
 
 from .kernels import Unavailable, cache_folder
 

@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kvmpc import memory, syscalls
+from kvmpc.kernel import syscalls
 from kvmpc.units import MIB, PAGE_BYTES
+from kvmpc.vm import memory
 
 THP = Path("/sys/kernel/mm/transparent_hugepage")
 BUSY = {

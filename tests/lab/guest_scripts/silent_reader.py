@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 from kvmpc.cli import main
-from kvmpc.native.program import NativeProgram
-from kvmpc.native.records import Return
+from kvmpc.loops.program import NativeProgram
+from kvmpc.loops.records import Return
 
 _call = NativeProgram.call
 

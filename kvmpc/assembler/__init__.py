@@ -1,0 +1,1 @@
+"""Text to checked machine code; knows nothing of kvmpc."""

@@ -1,0 +1,279 @@
+"""Assemble kvmpc's own loops, trusting keystone with one checked instruction at a time.
+
+Keystone 0.9.2 drops an unknown base register, reads memory where a symbol was meant, truncates
+what does not fit, takes ``010`` for octal and ``;`` for a new statement, all in silence. So this
+module parses each line itself and hands over only what `kvmpc.assembler.instructions` has checked:
+registers, mnemonics and literals. Branches to labels are encoded here, always with a 32-bit
+distance, so that lengths never depend on distances.
+
+The language: Intel syntax, one statement a line, ``;`` to the end of the line is a comment;
+``name:`` (``.name:`` is local to the last ``name:`` of its file) alone or before an instruction;
+``.if NAME``, ``.if !NAME``, ``.else``, ``.endif``, ``.align N``. ``SYSCALL`` is a system call, or
+in a test build a call of the scripted kernel.
+
+Whatever is wrong is an AssemblerError with file, line and reason. It is a defect of kvmpc's own
+source, never of what a user typed, so it stands outside the tree of `kvmpc.errors`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kvmpc.assembler.instructions import (
+    CONDITIONS,
+    CONSTANT,
+    FORMS,
+    PREFIXES,
+    REGISTERS,
+    Defect,
+    Field,
+    Symbols,
+    canonical,
+    parse_operands,
+)
+
+__all__ = ["AssemblerError", "Field", "Line", "Program", "Symbols", "assemble"]
+
+
+class AssemblerError(Exception):
+    """Line `line` of `source` cannot be assembled as written, or not without guessing."""
+
+    def __init__(self, source: str, line: int, reason: str) -> None:
+        super().__init__(source, line, reason)
+        self.source = source
+        self.line = line
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one statement became: `code` at `offset`, and `text`, the instruction as encoded."""
+
+    source: str
+    line: int
+    offset: int
+    code: bytes
+    text: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """Position-independent code; `labels` -> offset holds the aliases too, and ``global.local``."""
+
+    code: bytes
+    labels: Mapping[str, int]
+    listing: tuple[Line, ...]
+
+    def format_listing(self) -> str:
+        """Return one text line per label and per statement: offset, bytes, origin, instruction."""
+        names: dict[int, list[str]] = {}
+        for name, offset in self.labels.items():
+            names.setdefault(offset, []).append(name)
+        rows: list[str] = []
+        for item in self.listing:
+            rows += [f"{name}:" for name in names.pop(item.offset, [])]
+            origin = f"{item.source}:{item.line}"
+            rows.append(f"{item.offset:6x}  {item.code.hex(' '):<30}  {origin:<20}  {item.text}")
+        rows += [f"{name}:" for rest in names.values() for name in rest]
+        return "\n".join(rows) + "\n"
+
+
+_BRANCHES = {"jmp": b"\xe9", "call": b"\xe8"} | {
+    f"j{name}": bytes((0x0F, 0x80 + code)) for name, code in CONDITIONS.items()
+}
+_LABEL = re.compile(r"\.?[a-z_][a-z0-9_]*")
+_LABELLED = re.compile(r"([^:]*):[ \t]*(.*)")
+
+
+@functools.cache
+def _keystone() -> Any:
+    """Return the assembler; imported here since the import alone takes 0.15 s."""
+    import keystone
+
+    return keystone.Ks(keystone.KS_ARCH_X86, keystone.KS_MODE_64)
+
+
+@functools.cache
+def _encode(text: str) -> bytes:
+    """Return the bytes of one canonical instruction."""
+    import keystone
+
+    try:
+        encoding, count = _keystone().asm(text)
+    except keystone.KsError as error:
+        raise Defect(f"keystone refuses {text!r}: {error}") from error
+    # Keystone counts a prefix as a statement of its own.
+    if not encoding or count != 1 + (text.split()[0] in PREFIXES):
+        raise Defect(f"keystone made {count} statements of {text!r}")
+    return bytes(encoding)
+
+
+class _Builder:
+    """The program so far; `add` takes one source line at a time."""
+
+    def __init__(self, symbols: Symbols, syscall: str | None) -> None:
+        self.symbols = symbols
+        self.syscall = syscall
+        self.code = bytearray()
+        self.labels: dict[str, int] = {}
+        self.listing: list[Line] = []
+        self.fixups: list[tuple[int, str]] = []  # index in the listing, label
+        self.origin = ("", 0)
+        self.scope = ""
+        self.conditions: list[tuple[int, bool, bool]] = []  # line of .if, active now, .else seen
+
+    def add_source(self, source: str, text: str) -> None:
+        self.scope = ""
+        # Not splitlines(): it would also split at characters that a comment may hold.
+        for number, line in enumerate(text.split("\n"), start=1):
+            self.origin = (source, number)
+            self.add(line.partition(";")[0].strip(" \t"))
+        if self.conditions:
+            self.origin = (source, self.conditions[-1][0])
+            raise Defect(".if without .endif")
+
+    def add(self, statement: str) -> None:
+        odd = re.search(r"[^\t -~]", statement)
+        if odd:
+            raise Defect(f"unexpected character {odd[0]!r}")
+        if self.conditional(statement) or not all(active for _, active, _ in self.conditions):
+            return
+        labelled = _LABELLED.fullmatch(statement)
+        if labelled:
+            self.define(labelled[1].strip(" \t"))
+            statement = labelled[2]
+        words = statement.split(maxsplit=1)
+        if words and words[0] == ".align" and not labelled:
+            self.align(words[1] if len(words) == 2 else "")
+        elif words and words[0].startswith("."):
+            raise Defect(f"unknown directive {words[0]!r}, or not alone on its line")
+        elif words:
+            self.instruction(words[0], words[1] if len(words) == 2 else "")
+
+    def conditional(self, statement: str) -> bool:
+        """Obey .if, .else and .endif; return whether it was one of them."""
+        words = statement.split()
+        if not words or words[0] not in (".if", ".else", ".endif"):
+            return False
+        if words[0] == ".if":
+            name = words[1].removeprefix("!") if len(words) == 2 else ""
+            if not CONSTANT.fullmatch(name):
+                raise Defect(".if takes one UPPER_CASE name, or !NAME")
+            active = (name in self.symbols.flags) != words[1].startswith("!")
+            self.conditions.append((self.origin[1], active, False))
+            return True
+        if len(words) > 1:
+            raise Defect(f"{words[0]} takes nothing")
+        if not self.conditions:
+            raise Defect(f"{words[0]} without .if")
+        line, active, else_seen = self.conditions.pop()
+        if words[0] == ".else":
+            if else_seen:
+                raise Defect("second .else for one .if")
+            self.conditions.append((line, not active, True))
+        return True
+
+    def qualified(self, label: str) -> str:
+        if label.startswith(".") and not self.scope:
+            raise Defect(f"local label {label!r} before any global label of this file")
+        return self.scope + label if label.startswith(".") else label
+
+    def define(self, label: str) -> None:
+        if not _LABEL.fullmatch(label) or label in REGISTERS:
+            raise Defect(f"{label!r} cannot be a label")
+        name = self.qualified(label)
+        if name in self.labels:
+            raise Defect(f"label {label!r} is defined twice")
+        self.labels[name] = len(self.code)
+        if not label.startswith("."):
+            self.scope = label
+
+    def align(self, text: str) -> None:
+        operands = parse_operands(text, self.symbols)
+        boundary = operands[0].value if len(operands) == 1 else 0
+        if boundary.bit_count() != 1 or not 0 < boundary <= 4096:
+            raise Defect(".align takes a power of two up to 4096")
+        padding = -len(self.code) % boundary
+        if padding:
+            self.emit(b"\x90" * padding, f".align {boundary}")
+
+    def instruction(self, mnemonic: str, text: str) -> None:
+        if mnemonic == "SYSCALL":
+            if text:
+                raise Defect("SYSCALL takes no operands; one statement a line")
+            if self.syscall is None:
+                self.emit(_encode("syscall"), "syscall")
+                return
+            mnemonic, text = "call", self.syscall
+        if mnemonic in _BRANCHES:
+            if _LABEL.fullmatch(text) and text not in REGISTERS:
+                self.branch(mnemonic, self.qualified(text))
+                return
+            if mnemonic not in FORMS:
+                raise Defect(f"{mnemonic} takes a label, not {text!r}")
+        words = [mnemonic]
+        if mnemonic in PREFIXES:
+            words += text.split(maxsplit=1)[:1]
+            text = text[len(words[-1]) :] if len(words) == 2 else ""
+        checked = canonical(words, text.strip(" \t"), self.symbols)
+        self.emit(_encode(checked), checked)
+
+    def branch(self, mnemonic: str, label: str) -> None:
+        self.fixups.append((len(self.listing), label))
+        self.emit(_BRANCHES[mnemonic] + bytes(4), f"{mnemonic} {label}")
+
+    def emit(self, code: bytes, text: str) -> None:
+        self.listing.append(Line(*self.origin, len(self.code), code, text))
+        self.code += code
+
+    def link(self, aliases: Mapping[str, str]) -> Program:
+        """Fill in the distance of every branch, now that all labels are known."""
+        self.origin = ("aliases", 0)
+        labels = dict(self.labels)
+        for alias, target in aliases.items():
+            if alias in self.labels:
+                raise Defect(f"alias {alias!r} is also defined as a label")
+            if target not in self.labels:
+                raise Defect(f"alias {alias!r} stands for the undefined label {target!r}")
+            labels[alias] = self.labels[target]
+        for index, label in self.fixups:
+            item = self.listing[index]
+            self.origin = (item.source, item.line)
+            if label not in labels:
+                raise Defect(f"undefined label {label!r}")
+            end = item.offset + len(item.code)
+            code = item.code[:-4] + (labels[label] - end).to_bytes(4, "little", signed=True)
+            self.code[item.offset : end] = code
+            text = f"{item.text.split()[0]} {aliases.get(label, label)}"
+            self.listing[index] = dataclasses.replace(item, code=code, text=text)
+        return Program(bytes(self.code), labels, tuple(self.listing))
+
+
+def assemble(
+    sources: Sequence[tuple[str, str]],
+    symbols: Symbols,
+    aliases: Mapping[str, str] = {},
+    syscall: str | None = None,
+) -> Program:
+    """Assemble `sources`, (file name, text) pairs that share their global labels, into one program.
+
+    `aliases` chooses steps at link time: {"fetch": "fetch_sleep"} makes ``call fetch`` call
+    fetch_sleep. `syscall` is the label that SYSCALL calls; None makes it the instruction.
+
+    Raises: AssemblerError; for a wrong alias its source is "aliases" and its line 0.
+    """
+    builder = _Builder(symbols, syscall)
+    try:
+        for source, text in sources:
+            builder.add_source(source, text)
+        return builder.link(aliases)
+    except Defect as defect:
+        raise AssemblerError(*builder.origin, str(defect)) from defect

@@ -1,0 +1,174 @@
+"""``kvmpc baseline`` and ``kvmpc check``: keep results, and judge others against them."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from kvmpc.cli.options import format_option
+from kvmpc.cli.output import EXIT_FAILED, EXIT_REGRESSION, say
+from kvmpc.errors import UsageError
+
+__all__ = ["baseline", "check"]
+
+_CHECK_EPILOG = """\b
+Examples:
+  kvmpc compare --rounds 10 --json new.json
+  kvmpc check new.json --against lab1
+  kvmpc check new.json --against old.json --normalise
+  kvmpc check new.json --against lab1 --limit rate=3% --limit p99=off --alpha 0.001
+  kvmpc check new.json --against lab1 --allow-host frequency.governors --format ktap
+
+\b
+Metrics: rate (pages/s), p99 (fault time), cpu (CPU s/GiB).
+Exit codes: 0 ok, 1 regression, 4 a pager's trials fail that did not, 2 these results cannot be
+compared (the message names each reason).
+"""
+
+
+@click.group(
+    epilog="""\b
+Examples:
+  kvmpc baseline save lab1 result.json
+  kvmpc baseline save lab1-6.12 run1.json run2.json run3.json
+  kvmpc baseline list
+
+\b
+Kept in $KVMPC_BASELINES, else in kvmpc/baselines below $XDG_DATA_HOME or ~/.local/share.
+"""
+)
+def baseline() -> None:
+    """Keep results under a name, for `kvmpc check`."""
+
+
+@baseline.command(epilog="\b\nExamples:\n  kvmpc baseline save lab1 result.json")
+@click.argument("name")
+@click.argument("files", metavar="RESULT.json...", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Replace the baseline of that name.")
+def save(name: str, files: tuple[str, ...], force: bool) -> None:
+    """Keep one result, or several runs of the same thing, as NAME."""
+    from kvmpc.result import baselines
+    from kvmpc.result.document import load
+    from kvmpc.result.records import FAILED
+
+    results = [load(file) for file in files]
+    path = baselines.save(name, results, force=force)
+    say(f"{name}: {len(results)} run{'' if len(results) == 1 else 's'} kept in {path}")
+    for file, result in zip(files, results, strict=True):
+        failed = sum(trial.status == FAILED for trial in result.trials)
+        if failed:
+            say(
+                f"warning: {file}: {failed} of {len(result.trials)} trials failed; their pagers "
+                "will not be compared: measure them again",
+                err=True,
+            )
+        if not result.finished:
+            say(f"warning: {file}: the run did not finish; run it to its end", err=True)
+
+
+@baseline.command("list")
+def list_() -> None:
+    """List what is kept."""
+    from tabulate import tabulate
+
+    from kvmpc.result import baselines
+    from kvmpc.show.cells import clean
+
+    kept = baselines.listed()
+    rows = [
+        (each.name, each.saved, each.runs or "-", clean(each.problem or ", ".join(each.kernels)))
+        for each in kept
+    ]
+    if rows:
+        say(tabulate(rows, headers=("name", "saved", "runs", "kernel"), disable_numparse=True))
+    else:
+        say(f"none is kept in {baselines.folder()}; remedy: kvmpc baseline save", err=True)
+
+
+@baseline.command()
+@click.argument("name")
+def remove(name: str) -> None:
+    """Forget NAME."""
+    from kvmpc.result import baselines
+
+    baselines.remove(name)
+
+
+@click.command(epilog=_CHECK_EPILOG)
+@click.argument("files", metavar="RESULT.json...", nargs=-1, required=True)
+@click.option(
+    "--against",
+    metavar="NAME|FILE",
+    multiple=True,
+    required=True,
+    help="A baseline, or a file (with a slash, or ending in .json); repeat for more runs.",
+)
+@click.option(
+    "--limit",
+    "limits",
+    metavar="METRIC=PERCENT|off",
+    multiple=True,
+    help="Change for the worse that is tolerated [rate=5%, p99=15%, cpu=5%]",
+)
+@click.option(
+    "--alpha",
+    "alphas",
+    metavar="[METRIC=]P",
+    multiple=True,
+    help="False alarms of the whole check; with METRIC=, its own on top [0.01]",
+)
+@click.option(
+    "--normalise",
+    is_flag=True,
+    help="Judge ratios to the first pager that does not fetch, round by round.",
+)
+@click.option(
+    "--allow-host",
+    metavar="FIELD",
+    multiple=True,
+    help="A fact of the host that may differ; repeat for more.",
+)
+@format_option
+def check(
+    files: tuple[str, ...],
+    against: tuple[str, ...],
+    limits: tuple[str, ...],
+    alphas: tuple[str, ...],
+    normalise: bool,
+    allow_host: tuple[str, ...],
+    kind: str,
+) -> None:  # fmt: skip
+    """Say whether a result is worse than a baseline.
+
+    A row is red if its change is worse than the limit and a permutation test rules chance out.
+    Several results are several runs of the same thing: then runs are compared, not rounds.
+    """
+    from kvmpc.judge import regression
+    from kvmpc.judge.criteria import DEFAULT_ALPHA, Criteria, parse_alpha, parse_limit
+    from kvmpc.result.baselines import load_against
+    from kvmpc.result.document import load
+    from kvmpc.show.check_table import check_warnings
+    from kvmpc.show.formats import format_check
+
+    given = [parse_alpha(text) for text in alphas]
+    whole = [alpha for name, alpha in given if name is None]
+    if len(whole) > 1:
+        raise UsageError("--alpha", ", ".join(alphas), "once without METRIC=")
+    criteria = Criteria(
+        alpha=whole[0] if whole else DEFAULT_ALPHA,
+        alphas={name: alpha for name, alpha in given if name is not None},
+        limits=dict(parse_limit(text) for text in limits),
+        normalise=normalise,
+        allow_host=allow_host,
+    )
+    new = [load(file) for file in files]
+    old = [result for each in against for result in load_against(each)]
+    found = regression.check(old, new, criteria)
+    say(format_check(found, kind), newline=kind == "table")
+    for warning in check_warnings(found, old, new):
+        say(warning, err=True)
+    if found.having(regression.WORSE):
+        sys.exit(EXIT_REGRESSION)
+    if found.having(regression.FAILED_NOW):
+        sys.exit(EXIT_FAILED)

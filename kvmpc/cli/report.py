@@ -1,0 +1,53 @@
+"""``kvmpc report``: results as a page."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from kvmpc.cli.output import say
+from kvmpc.errors import HostError, UsageError
+
+__all__ = ["report"]
+
+_SHAPES = ("talk-2018", "moorthy-v7", "moorthy-2023", "houghton-v1")
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  kvmpc report result.json -o report.html\n"
+    "  kvmpc report sweep.json --shape moorthy-v7 -o report.html\n"
+    "  kvmpc report before.json after.json -o kernels.html"
+)
+@click.argument("results", nargs=-1, required=True, metavar="RESULT...")
+@click.option("-o", "--output", metavar="FILE|-", required=True, help="The page to write.")
+@click.option("--shape", "shapes", type=click.Choice(_SHAPES), multiple=True,
+              help="Lay the rates of a sweep beside published ones, as shapes.")  # fmt: skip
+def report(results: tuple[str, ...], output: str, shapes: tuple[str, ...]) -> None:
+    """Make one self-contained HTML page of results: the answer, tables, charts, warnings.
+
+    Several results of one host are compared with the first, as before and after; those of other
+    hosts are kept apart. Charts need the extra kvmpc[report].
+    """
+    from kvmpc.result.document import load
+    from kvmpc.result.files import OutputFile
+
+    page = OutputFile(output, "--output")
+    if output != "-" and os.path.realpath(output) in map(os.path.realpath, results):
+        raise UsageError("--output", output, "a file that is not one of the results")
+    loaded = [(name, load(name)) for name in results]
+    try:
+        from kvmpc.show.page.page import render
+    except ImportError as error:
+        missing = (error.name or str(error)).partition(".")[0]
+        if missing == "kvmpc":  # ours, and no extra brings it
+            raise
+        raise HostError(
+            "kvmpc report",
+            f"{missing}, which draws the charts, is not installed or does not load",
+            "pip install 'kvmpc[report]' (in the source tree: pip install -e '.[report]')",
+        ) from error
+    page.write(render(loaded, tuple(dict.fromkeys(shapes))))
+    if output != "-":
+        say(f"{output} written", err=True)

@@ -1,0 +1,1 @@
+"""Facts and limits of this machine, read from its files."""

@@ -1,0 +1,93 @@
+"""What else happened on this host during a run: CPU time of others, stolen time, throttling.
+
+Asks the kernel's counters twice, before the first trial and after the last, and gives the
+difference. What cannot be read is absent.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from kvmpc.host.files import entries, read_int, read_text
+
+__all__ = ["HostWatch"]
+
+_ROOT = Path("/")
+
+
+class HostWatch:
+    """Counts from the moment it is made; `facts` may be asked more than once."""
+
+    def __init__(self, root: Path = _ROOT) -> None:
+        self._root = root
+        self._cpus = frozenset(os.sched_getaffinity(0))
+        self._before = self._read()
+
+    def facts(self) -> dict[str, object]:
+        """Return what happened so far, JSON-ready.
+
+        elapsed_s: time since; cpus_count: CPUs this process may run on, to which all refers.
+        own_cpu_s, other_cpu_s: CPU time this process took, and all others, interrupts included.
+        steal_cpu_s: time a hypervisor gave to other guests.
+        throttled_count: times a CPU slowed down for heat or power (Intel only).
+        max_khz: [before, after] of the highest frequency allowed, where it moved.
+        """
+        then, now = self._before, self._read()
+        facts: dict[str, object] = {"elapsed_s": now["elapsed_s"] - then["elapsed_s"]}
+        facts["cpus_count"] = len(self._cpus)
+        if then.keys() >= {"busy_s"} <= now.keys():
+            own = now["own_s"] - then["own_s"]
+            facts["own_cpu_s"] = own
+            facts["other_cpu_s"] = max(0.0, now["busy_s"] - then["busy_s"] - own)
+            facts["steal_cpu_s"] = max(0.0, now["steal_s"] - then["steal_s"])
+        if then.keys() >= {"throttled"} <= now.keys():
+            facts["throttled_count"] = round(now["throttled"] - then["throttled"])
+        if then.get("max_khz") != now.get("max_khz"):
+            facts["max_khz"] = [then.get("max_khz"), now.get("max_khz")]
+        return {
+            name: round(value, 3) if isinstance(value, float) else value
+            for name, value in facts.items()
+        }
+
+    def _read(self) -> dict[str, float]:
+        found = {"elapsed_s": time.monotonic(), "own_s": time.process_time()}
+        found |= self._cpu_times()
+        cpu = self._root / "sys/devices/system/cpu"
+        throttled = [
+            count
+            for number in self._cpus
+            if (count := read_int(cpu / f"cpu{number}/thermal_throttle/core_throttle_count"))
+            is not None
+        ]
+        if throttled:
+            found["throttled"] = sum(throttled)
+        highest = [
+            khz
+            for policy in entries(cpu / "cpufreq", r"policy[0-9]+$")
+            if (khz := read_int(policy / "scaling_max_freq")) is not None
+        ]
+        if highest:
+            found["max_khz"] = max(highest)
+        return found
+
+    def _cpu_times(self) -> dict[str, float]:
+        """Return busy and stolen seconds of our CPUs since boot.
+
+        Source: proc(5), /proc/stat: user nice system idle iowait irq softirq steal guest
+        guest_nice, in clock ticks; user and nice hold the guest's time.
+        """
+        tick = os.sysconf("SC_CLK_TCK")
+        busy = steal = 0
+        seen = 0
+        for line in (read_text(self._root / "proc/stat") or "").splitlines():
+            name, *words = line.split()
+            if not name.startswith("cpu") or not name[3:].isdecimal() or len(words) < 8:
+                continue
+            if int(name[3:]) in self._cpus:
+                ticks = [int(word) for word in words[:8]]
+                busy += sum(ticks[:3]) + sum(ticks[5:7])
+                steal += ticks[7]
+                seen += 1
+        return {"busy_s": busy / tick, "steal_s": steal / tick} if seen else {}

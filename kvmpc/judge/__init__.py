@@ -1,0 +1,1 @@
+"""What judges numbers: rows, cautions, same host, regression, answer."""

@@ -1,0 +1,119 @@
+"""What `kvmpc.judge.regression` judges, and when it calls a row red."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from kvmpc.errors import UsageError
+from kvmpc.judge.same_host import IDENTITY
+
+__all__ = ["DEFAULT_ALPHA", "METRICS", "Criteria", "Metric", "parse_alpha", "parse_limit"]
+
+DEFAULT_ALPHA: Final = 0.01
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is judged: `key` in a trial's metrics; `worse` is +1 where more is worse, else -1."""
+
+    name: str
+    key: str
+    worse: int
+    limit: float
+
+
+METRICS: Final[Mapping[str, Metric]] = {
+    metric.name: metric
+    for metric in (
+        Metric("rate", "pages_per_s", -1, 0.05),
+        # A bucket of the histogram is up to 1/16 wide: a smaller change may be a rounding.
+        Metric("p99", "fault_p99_ns", +1, 0.15),
+        Metric("cpu", "cpu_s_per_gib", +1, 0.05),
+    )
+}
+"""By the name that ``--limit`` takes; `limit` is the default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criteria:
+    """When a row is red.
+
+    alpha: probability of a false alarm of the whole check.
+    alphas: by metric; such a metric is a family of its own, and adds its alpha to the whole.
+    limits: by metric, the relative change that is tolerated; None = the metric is not judged.
+    normalise: judge each value as a ratio to that of the first pager that does not fetch, of the
+        same round: what the whole host lost or won is divided out.
+    allow_host: facts of `hostmatch.IDENTITY` that may differ.
+
+    Raises: UsageError.
+    """
+
+    alpha: float = DEFAULT_ALPHA
+    alphas: Mapping[str, float] = field(default_factory=dict)
+    limits: Mapping[str, float | None] = field(default_factory=dict)
+    normalise: bool = False
+    allow_host: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in (*self.alphas, *self.limits):
+            if name not in METRICS:
+                raise UsageError("metric", name, _metrics())
+        for alpha in (self.alpha, *self.alphas.values()):
+            if not 1e-6 <= alpha <= 0.5:
+                raise UsageError("--alpha", alpha, "a probability from 0.000001 to 0.5")
+        for limit in self.limits.values():
+            if limit is not None and not 0 <= limit <= 10:
+                raise UsageError("--limit", limit, "0% to 1000%, or off")
+        for name in self.allow_host:
+            if name not in IDENTITY:
+                raise UsageError("--allow-host", name, ", ".join(IDENTITY))
+        if not self.judged:
+            raise UsageError("--limit", "off", "at least one metric that is judged")
+
+    @property
+    def judged(self) -> dict[Metric, float]:
+        """The metrics that are judged, with their limits."""
+        limits = {metric: self.limits.get(name, metric.limit) for name, metric in METRICS.items()}
+        return {metric: limit for metric, limit in limits.items() if limit is not None}
+
+
+def parse_limit(text: str) -> tuple[str, float | None]:
+    """Return the metric and the limit in ``rate=5%``, ``rate=0.05`` or ``rate=off``.
+
+    Raises: UsageError.
+    """
+    name, equals, value = text.partition("=")
+    if name not in METRICS or not equals:
+        raise UsageError("--limit", text, f"METRIC=PERCENT or METRIC=off; {_metrics()}")
+    if value == "off":
+        return name, None
+    share = value.endswith("%")
+    number = _number(value.removesuffix("%"))
+    if number is None:
+        raise UsageError("--limit", text, "a percentage such as 5%, a share such as 0.05, or off")
+    return name, number / 100 if share else number
+
+
+def parse_alpha(text: str) -> tuple[str | None, float]:
+    """Return the metric (None: all) and the probability in ``0.01`` or ``rate=0.001``.
+
+    Raises: UsageError.
+    """
+    name, equals, value = text.rpartition("=")
+    number = _number(value)
+    if number is None or (equals and name not in METRICS):
+        raise UsageError("--alpha", text, f"P or METRIC=P; {_metrics()}")
+    return name or None, number
+
+
+def _metrics() -> str:
+    return f"metrics: {', '.join(METRICS)}"
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,147 @@
+"""What weakens the numbers of a result, found in the result itself.
+
+`kvmpc.judge.host_cautions` judges the host before the run, a trial judges itself; here is what only
+the finished numbers, or what happened meanwhile, can tell. Pure functions of a result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from kvmpc.caution import Caution
+from kvmpc.judge.resampling import permutation_p
+from kvmpc.judge.rows import usable_trials, values_of
+from kvmpc.judge.summary import median
+from kvmpc.result.points import point_names, points_of
+from kvmpc.result.records import Result
+
+__all__ = ["FEWEST_ROUNDS", "doubts", "row_doubts", "run_doubts", "variation"]
+
+FEWEST_ROUNDS: Final = 3
+"""With fewer, nothing tells a steady pager from one that met a quiet moment."""
+
+_MOST_VARIATION: Final = 0.10
+_FEWEST_IN_HALF: Final = 5
+_SURE: Final = 0.005
+_MOST_OTHER: Final = 0.05
+_MOST_STOLEN: Final = 0.02
+
+
+def doubts(result: Result) -> list[Caution]:
+    """Return all cautions about `result`, the run's first; a row's text begins with its name.
+
+    What is wrong with several rows is said once, of the worst, with how many they are.
+    """
+    found = list(run_doubts(result))
+    points = points_of(result)
+    names = point_names([point.options for point in points])
+    alike: dict[str, list[tuple[float, str, Caution]]] = {}
+    for name, point in zip(names, points, strict=True):
+        labels = dict(zip(point.pagers, point.labels, strict=False))
+        for spec in dict.fromkeys(point.pagers):
+            where = ": ".join(filter(None, [name, labels.get(spec, spec)]))
+            for size, caution in row_doubts(point, spec):
+                alike.setdefault(caution.code, []).append((size, where, caution))
+    for rows in alike.values():
+        _, where, caution = max(rows, key=lambda row: row[0])
+        more = f" (the worst of {len(rows)} such rows)" if len(rows) > 1 else ""
+        found.append(replace(caution, text=f"{where}: {caution.text}{more}"))
+    return found
+
+
+def run_doubts(result: Result) -> Iterator[Caution]:
+    """Yield what weakens the whole run: too few rounds, and what else the host did meanwhile."""
+    rounds = len({trial.round for trial in result.trials if trial.round > 0})
+    if result.finished and 0 < rounds < FEWEST_ROUNDS:
+        yield Caution(
+            "few-rounds",
+            f"{'a single round' if rounds == 1 else f'{rounds} rounds'} cannot show how steady "
+            "the numbers are",
+            f"--rounds {FEWEST_ROUNDS} or more",
+        )
+    yield from _meanwhile(result.during or {})
+
+
+def row_doubts(point: Result, spec: str) -> Iterator[tuple[float, Caution]]:
+    """Yield what weakens the row of `spec` in a result of one point, each with how much."""
+    rates = values_of(usable_trials(point, spec), "pages_per_s")
+    spread = variation(rates)
+    if spread is not None and spread > _MOST_VARIATION:
+        yield (
+            spread,
+            Caution(
+                "unsteady",
+                f"the rate varies by {spread:.0%} between rounds (coefficient of variation)",
+                "give it a quiet host, longer trials (--mem-per-vcpu), more --rounds",
+            ),
+        )
+    half = len(rates) // 2
+    first, second = rates[:half], rates[-half:]
+    if (
+        half >= _FEWEST_IN_HALF
+        and min(permutation_p(first, second), permutation_p(second, first)) <= _SURE
+    ):
+        change = (median(second) or 0) / (median(first) or 1) - 1
+        yield (
+            abs(change),
+            Caution(
+                "drift",
+                f"the rate of the second half of the rounds is {change:+.0%} to that of the first, "
+                "so rounds of this run are not alike, and two runs may differ by as much",
+                "compare several runs (kvmpc check RUN1 RUN2 ...), or ratios (--normalise)",
+            ),
+        )
+
+
+def variation(values: Sequence[float]) -> float | None:
+    """Return standard deviation over mean; None of fewer than two values, or of mean 0."""
+    if len(values) < 2:
+        return None
+    mean = math.fsum(values) / len(values)
+    if mean == 0:
+        return None
+    square = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return math.sqrt(square) / abs(mean)
+
+
+def _meanwhile(during: Mapping[str, object]) -> Iterator[Caution]:
+    elapsed, cpus = _number(during, "elapsed_s"), _number(during, "cpus_count")
+    room = (elapsed or 0) * (cpus or 0)
+    other, stolen = _number(during, "other_cpu_s"), _number(during, "steal_cpu_s")
+    if other is not None and room and other / room > _MOST_OTHER:
+        yield Caution(
+            "other-load",
+            f"during the run other processes took {other / room:.0%} of its {cpus:g} CPUs",
+            "stop them, or keep them away (cpuset, isolcpus)",
+        )
+    if stolen is not None and room and stolen / room > _MOST_STOLEN:
+        yield Caution(
+            "stolen-time",
+            f"the hypervisor below this host gave {stolen / room:.0%} of its CPU time to others",
+            "measure on bare metal, or on dedicated CPUs",
+        )
+    throttled = _number(during, "throttled_count")
+    if throttled:
+        yield Caution(
+            "frequency-moved",
+            f"CPUs slowed down {throttled:g} times for heat or power",
+            "set a frequency that they can hold (cpupower frequency-set -u)",
+        )
+    limits = during.get("max_khz")
+    if isinstance(limits, list) and len(limits) == 2:
+        shown = " to ".join(
+            f"{khz / 1e6:g} GHz" if isinstance(khz, int | float) else "unknown" for khz in limits
+        )
+        yield Caution(
+            "frequency-moved",
+            f"the highest frequency allowed went from {shown} during the run",
+            "stop what sets it (thermald, tuned, a power cap), and measure again",
+        )
+
+
+def _number(facts: Mapping[str, object], name: str) -> float | None:
+    found = facts.get(name)
+    return found if isinstance(found, int | float) and not isinstance(found, bool) else None

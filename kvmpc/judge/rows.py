@@ -1,0 +1,180 @@
+"""What the numbers of a result say, as numbers: which trials count, paired ratios, table rows.
+
+Pure functions of records; rounds nothing, formats nothing, and says None where there is no
+number. A comparison is always paired: a ratio is taken inside one round, where both pagers met the
+same state of the host, and only then summarised over rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kvmpc.judge.summary import Summary, median, summarise, summarise_ratios
+from kvmpc.result.records import FAILED, OK, Profile, Result, TrialResult
+
+__all__ = [
+    "Row",
+    "baseline_pager",
+    "compare_rows",
+    "measured_trials",
+    "paired_ratios",
+    "reference_pager",
+    "usable_profiles",
+    "usable_trials",
+    "values_of",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One pager in the table; None where there is no number.
+
+    A row with a failed trial, warm-ups included, has no number at all: what one trial got wrong,
+    the others may have got wrong unseen.
+
+    ok_trials: verified, measured trials; failed_trials: failed ones, warm-ups included.
+    errors: why they failed, without repetitions.
+    pages_per_s, mib_per_s, cpu_s_per_gib: medians over rounds; rate: pages_per_s with its interval.
+    ratio: rate over the rate of the first pager that fetches, per round.
+    share_of_none: median of the rate over the rate of the first pager that does not fetch.
+    fault_p50_ns, fault_p99_ns: medians over rounds of a guest touch's time.
+    verified: what was verified in every trial; None if anything was not.
+    """
+
+    spec: str
+    label: str
+    ok_trials: int
+    failed_trials: int
+    errors: tuple[str, ...]
+    rate: Summary | None
+    mib_per_s: float | None
+    ratio: Summary | None
+    share_of_none: float | None
+    fault_p50_ns: float | None
+    fault_p99_ns: float | None
+    cpu_s_per_gib: float | None
+    verified: str | None
+
+    @property
+    def failed(self) -> bool:
+        """Whether any trial of this pager failed."""
+        return self.failed_trials > 0
+
+    @property
+    def pages_per_s(self) -> float | None:
+        """The median rate."""
+        return None if self.rate is None else self.rate.median
+
+
+def measured_trials(result: Result, spec: str) -> list[TrialResult]:
+    """Return the trials of `spec` that count: neither warm-up nor failed."""
+    return [
+        trial
+        for trial in result.trials
+        if trial.pager == spec and trial.round > 0 and trial.status == OK
+    ]
+
+
+def usable_trials(result: Result, spec: str) -> list[TrialResult]:
+    """Return the trials of `spec` whose numbers may be shown: measured, and none where any failed.
+
+    Warm-ups and profiled trials count as well: what one trial got wrong, the others may have got
+    wrong unseen. `result` is of one point.
+    """
+    return [] if _failed(result, spec) else measured_trials(result, spec)
+
+
+def usable_profiles(result: Result, spec: str) -> list[Profile]:
+    """Return the profiles of `spec` that may be shown, by the same rule."""
+    if _failed(result, spec):
+        return []
+    return [t.profile for t in result.trials if t.pager == spec and t.profile is not None]
+
+
+def _failed(result: Result, spec: str) -> list[TrialResult]:
+    return [trial for trial in result.trials if trial.pager == spec and trial.status == FAILED]
+
+
+def paired_ratios(
+    result: Result, numerator_spec: str, denominator_spec: str, metric: str
+) -> list[float]:
+    """Return `metric` of one pager over that of another, for each round that measured both."""
+    numerators = _by_round(result, numerator_spec, metric)
+    denominators = _by_round(result, denominator_spec, metric)
+    return [
+        numerators[number] / denominators[number]
+        for number in sorted(numerators.keys() & denominators.keys())
+        if denominators[number] > 0 and numerators[number] > 0
+    ]
+
+
+def baseline_pager(result: Result) -> str | None:
+    """Return the first pager in the order given that fetches: the 1.00 of every ratio."""
+    return _first(result, fetches=True)
+
+
+def reference_pager(result: Result) -> str | None:
+    """Return the first pager in the order given that does not fetch: the whole of every share."""
+    return _first(result, fetches=False)
+
+
+def compare_rows(result: Result) -> list[Row]:
+    """Return a row for each pager, in the order given, also for one that has no trial yet."""
+    failed = {trial.pager for trial in result.trials if trial.status == FAILED}
+    baseline, reference = baseline_pager(result), reference_pager(result)
+    return [
+        _row(
+            result,
+            spec,
+            baseline=None if baseline in failed else baseline,
+            reference=None if reference in failed else reference,
+        )
+        for spec in dict.fromkeys(result.pagers)
+    ]
+
+
+def _row(result: Result, spec: str, *, baseline: str | None, reference: str | None) -> Row:
+    failed = _failed(result, spec)
+    usable = usable_trials(result, spec)
+    # All vCPUs race for the same pages: most touches are no faults, their times no fault times.
+    faults = [] if result.options.get("overlap") else usable
+
+    def ratios(to: str | None) -> list[float]:
+        return paired_ratios(result, spec, to, "pages_per_s") if usable and to else []
+
+    share = summarise_ratios(ratios(reference))
+    verified = {trial.verified for trial in usable}
+    return Row(
+        spec=spec,
+        label=dict(zip(result.pagers, result.labels, strict=False)).get(spec, spec),
+        ok_trials=len(measured_trials(result, spec)),
+        failed_trials=len(failed),
+        errors=tuple(dict.fromkeys(trial.error or "" for trial in failed)),
+        rate=summarise(values_of(usable, "pages_per_s")),
+        mib_per_s=median(values_of(usable, "mib_per_s")),
+        ratio=summarise_ratios(ratios(baseline)),
+        share_of_none=share.median if share else None,
+        fault_p50_ns=median(values_of(faults, "fault_p50_ns")),
+        fault_p99_ns=median(values_of(faults, "fault_p99_ns")),
+        cpu_s_per_gib=median(values_of(usable, "cpu_s_per_gib")),
+        verified=verified.pop() if len(verified) == 1 else None,
+    )
+
+
+def _first(result: Result, *, fetches: bool) -> str | None:
+    known = {trial.pager for trial in result.trials if trial.fetches == fetches}
+    return next((spec for spec in result.pagers if spec in known), None)
+
+
+def _by_round(result: Result, spec: str, metric: str) -> dict[int, float]:
+    return {
+        trial.round: trial.metrics[metric]
+        for trial in measured_trials(result, spec)
+        if metric in trial.metrics
+    }
+
+
+def values_of(trials: Iterable[TrialResult], metric: str) -> list[float]:
+    """Return `metric` of each trial that has it, in their order."""
+    return [trial.metrics[metric] for trial in trials if metric in trial.metrics]

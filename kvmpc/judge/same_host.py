@@ -1,0 +1,174 @@
+"""Whether two results come from hosts whose numbers may be compared, fact by fact.
+
+Two lists. `IDENTITY`: what changes speeds and is not the kernel's doing, so that a difference in it
+would be taken for the kernel's: the processor, how much of it may be used, the memory, the kind of
+second-level paging, and what an operator sets. Those are refused. `REMARKS`: what may well differ
+because the kernel does (its release, its mitigations, its defaults), or seldom matters; those are
+only told. Knows facts as `kvmpc.host.collect` returns them, and nothing of this host.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from kvmpc.caution import Caution
+from kvmpc.result.records import Result
+from kvmpc.units import GIB
+
+__all__ = ["IDENTITY", "HostDifference", "differences", "kernel_release", "remarks"]
+
+_Facts = Mapping[str, object]
+
+_SAME_MEMORY: Final = 0.10
+"""Firmware and the kernel's own reservations move MemTotal by a few per cent."""
+
+
+@dataclass(frozen=True)
+class HostDifference:
+    """A fact in which the hosts differ; `field` is what ``--allow-host`` takes."""
+
+    field: str
+    baseline: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.new} against {self.baseline} in the baseline"
+
+
+def _fact(facts: _Facts, path: str) -> object:
+    found: object = facts
+    for name in path.split("."):
+        if not isinstance(found, Mapping):
+            return None
+        found = found.get(name)
+    return found
+
+
+def _plain(path: str) -> Callable[[_Facts], object]:
+    return lambda facts: _fact(facts, path)
+
+
+def _memory(facts: _Facts) -> object:
+    total = _fact(facts, "memory.total_bytes")
+    return f"{total / GIB:.1f} GiB" if isinstance(total, int | float) else None
+
+
+def _governors(facts: _Facts) -> object:
+    found = _fact(facts, "frequency.governors")
+    return ", ".join(map(str, found)) if isinstance(found, list) else None
+
+
+def _idle_states(facts: _Facts) -> object:
+    """Return the idle states in use: they punish only what sleeps, which decides comparisons."""
+    states = _fact(facts, "cpuidle.states")
+    if not isinstance(states, list):
+        return None
+    names = [
+        str(state.get("name"))
+        for state in states
+        if isinstance(state, Mapping) and not state.get("disabled")
+    ]
+    return " ".join(names)
+
+
+def _mitigations(facts: _Facts) -> object:
+    """Return what the command line asks for: what a kernel makes of it is the kernel's doing."""
+    line = _fact(facts, "kernel.cmdline")
+    if not isinstance(line, str):
+        return None
+    asked = re.findall(r"(?:^|\s)mitigations=(\S+)", line)
+    return asked[-1] if asked else "auto"
+
+
+def _mitigated(facts: _Facts) -> object:
+    found = _fact(facts, "vulnerabilities")
+    if not isinstance(found, Mapping):
+        return None
+    return "; ".join(f"{name}: {text}" for name, text in sorted(found.items()))
+
+
+IDENTITY: Final[Mapping[str, Callable[[_Facts], object]]] = {
+    "cpu.model": _plain("cpu.model"),
+    "cpu.allowed_count": _plain("cpu.allowed_count"),
+    "cpu.threads_per_core": _plain("cpu.threads_per_core"),
+    "cpu.hypervisor": _plain("cpu.hypervisor"),
+    "memory.total": _memory,
+    "kvm.vendor_module": _plain("kvm.vendor_module"),
+    "kvm.second_level_paging": _plain("kvm.second_level_paging"),
+    "mitigations": _mitigations,
+    "frequency.governors": _governors,
+    "frequency.boost": _plain("frequency.boost"),
+    "frequency.max_khz": _plain("frequency.max_khz"),
+    "cpuidle.states": _idle_states,
+    "cpuidle.latency_limit_us": _plain("cpuidle.latency_limit_us"),
+    "cgroup.quota_cpus": _plain("cgroup.quota_cpus"),
+    "memory.thp_enabled": _plain("memory.thp_enabled"),
+    "memory.ksm_run": _plain("memory.ksm_run"),
+    "memory.numa_balancing": _plain("memory.numa_balancing"),
+}
+"""Facts that must be the same, by the name that ``--allow-host`` takes."""
+
+REMARKS: Final[Mapping[str, Callable[[_Facts], object]]] = {
+    "hostname": _plain("hostname"),
+    "cpu.microcode": _plain("cpu.microcode"),
+    "cpu.clocksource": _plain("cpu.clocksource"),
+    "frequency.driver": _plain("frequency.driver"),
+    "kvm.tdp_mmu": _plain("kvm.modules.kvm.tdp_mmu"),
+    "kvm.nx_huge_pages": _plain("kvm.modules.kvm.nx_huge_pages"),
+    "memory.mglru_enabled": _plain("memory.mglru_enabled"),
+    "vulnerabilities": _mitigated,
+}
+
+
+def differences(baseline: _Facts, new: _Facts) -> list[HostDifference]:
+    """Return each fact of `IDENTITY` in which the hosts differ; unknown on one side differs."""
+    found = []
+    for field, read in IDENTITY.items():
+        one, other = read(baseline), read(new)
+        if one != other and not (field == "memory.total" and _alike(baseline, new)):
+            found.append(HostDifference(field, _shown(one), _shown(other)))
+    return found
+
+
+def remarks(baseline: Result, new: Result) -> list[Caution]:
+    """Return what else differs, as cautions: the tool's version and the facts of `REMARKS`."""
+    found = []
+    if baseline.tool_version != new.tool_version:
+        found.append(
+            Caution(
+                "tool-version",
+                f"measured by kvmpc {new.tool_version} against {baseline.tool_version} in the "
+                "baseline",
+                "measure the baseline again with this kvmpc, if its loops have changed",
+            )
+        )
+    for field, read in REMARKS.items():
+        one, other = read(baseline.host), read(new.host)
+        if one == other:
+            continue
+        if field == "vulnerabilities":
+            text = "the mitigations in force are not those of the baseline"
+        else:
+            text = str(HostDifference(field, _shown(one), _shown(other)))
+        found.append(Caution("host-differs", text, "make sure that this is what you compare"))
+    return found
+
+
+def kernel_release(result: Result) -> str | None:
+    """Return the kernel it was measured on."""
+    found = _fact(result.host, "kernel.release")
+    return found if isinstance(found, str) else None
+
+
+def _alike(baseline: _Facts, new: _Facts) -> bool:
+    one, other = (_fact(facts, "memory.total_bytes") for facts in (baseline, new))
+    if not isinstance(one, int | float) or not isinstance(other, int | float):
+        return False
+    return abs(one - other) <= _SAME_MEMORY * max(abs(one), abs(other))
+
+
+def _shown(value: object) -> str:
+    return "unknown" if value is None else str(value)

@@ -1,0 +1,1 @@
+"""What owns kernel objects, and the only callers of libc."""

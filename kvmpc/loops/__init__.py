@@ -1,0 +1,1 @@
+"""The measured path on the host: assembly, its records, its steps, its clock."""

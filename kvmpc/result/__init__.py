@@ -1,0 +1,1 @@
+"""What a result is: records, metrics, document, file, baselines."""

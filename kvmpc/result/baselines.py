@@ -1,0 +1,167 @@
+"""The named baselines that a lab keeps: one file for each, with one result or several.
+
+Owns the folder ($KVMPC_BASELINES, else kvmpc/baselines below $XDG_DATA_HOME or ~/.local/share) and
+the document. A name is a file name and nothing else. Fails with UsageError (a name that is taken,
+unknown or not allowed), ResultFileError (a document that cannot be read) or KernelError.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from kvmpc.errors import KernelError, ResultFileError, UsageError
+from kvmpc.result.document import check_version, from_document, load_document, to_json
+from kvmpc.result.files import replace_file
+from kvmpc.result.records import OK, Result
+
+__all__ = ["Listed", "folder", "listed", "load_against", "remove", "save"]
+
+SCHEMA: Final = "kvmpc-baseline"
+VERSION: Final = 1
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+_SUFFIX: Final = ".json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """A baseline in the folder; `problem` says why it cannot be used, None where it can."""
+
+    name: str
+    saved: str
+    runs: int
+    kernels: tuple[str, ...]
+    problem: str | None
+
+
+def folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where baselines are kept."""
+    given = environment.get("KVMPC_BASELINES")
+    if given:
+        return Path(given)
+    root = environment.get("XDG_DATA_HOME")
+    return (Path(root) if root else Path.home() / ".local/share") / "kvmpc/baselines"
+
+
+def save(name: str, results: Sequence[Result], *, force: bool = False) -> Path:
+    """Keep `results` as `name`, and return the file.
+
+    Raises: UsageError where the name is taken and not `force`, or where a result holds nothing to
+    compare with; KernelError.
+    """
+    path = _path(name)
+    for result in results:
+        if not any(trial.round > 0 and trial.status == OK for trial in result.trials):
+            raise UsageError("baseline", name, "a result with measured rounds that did not fail")
+    head = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "name": name,
+        "saved": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
+    runs = ",\n".join(to_json(result).rstrip("\n") for result in results)
+    text = "{\n" + ",\n".join(lines) + f',\n"results": [\n{runs}\n]\n}}\n'
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KernelError(f"creation of {path.parent}", error.errno or 0) from error
+    try:
+        replace_file(str(path), text, fresh=not force)
+    except FileExistsError as error:
+        allowed = "a name that is not taken (kvmpc baseline list), or --force to replace it"
+        raise UsageError("baseline", name, allowed) from error
+    except OSError as error:
+        raise KernelError(f"write of {path}", error.errno or 0) from error
+    return path
+
+
+def load_against(given: str) -> list[Result]:
+    """Return the results of the baseline `given`: a name, or a file of either kind.
+
+    A file has a slash in it or ends in ``.json``; ``-`` is standard input.
+
+    Raises: UsageError, ResultFileError.
+    """
+    if given == "-" or os.sep in given or given.endswith(_SUFFIX):
+        return _results(load_document(given), given)
+    path = _path(given)
+    if not path.exists():
+        known = ", ".join(_names()) or "none is saved yet (kvmpc baseline save)"
+        raise UsageError("baseline", given, f"a file, or a name that is saved: {known}")
+    return _results(load_document(str(path)), str(path))
+
+
+def listed() -> list[Listed]:
+    """Return what is in the folder, damaged ones too, by name."""
+    found = []
+    for name in _names():
+        path = str(_path(name))
+        try:
+            document = load_document(path)
+            results = _results(document, path)
+        except ResultFileError as error:
+            found.append(Listed(name=name, saved="", runs=0, kernels=(), problem=error.reason))
+            continue
+        saved = document.get("saved") if isinstance(document, dict) else None
+        kernels = tuple(dict.fromkeys(map(_kernel, results)))
+        found.append(
+            Listed(name=name, saved=str(saved or ""), runs=len(results), kernels=kernels,
+                   problem=None)
+        )  # fmt: skip
+    return found
+
+
+def remove(name: str) -> None:
+    """Forget a baseline. Raises: UsageError where there is none, KernelError."""
+    path = _path(name)
+    try:
+        path.unlink()
+    except FileNotFoundError as error:
+        known = ", ".join(_names()) or "none"
+        raise UsageError("baseline", name, f"a name that is saved: {known}") from error
+    except OSError as error:
+        raise KernelError(f"removal of {path}", error.errno or 0) from error
+
+
+def _path(name: str) -> Path:
+    if not _NAME.fullmatch(name) or name.endswith(_SUFFIX):
+        raise UsageError(
+            "baseline",
+            name,
+            "up to 100 letters, digits and . _ + -, a letter or digit first, not ending in .json",
+        )
+    return folder() / (name + _SUFFIX)
+
+
+def _names() -> list[str]:
+    try:
+        entries = sorted(folder().iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise KernelError(f"read of {folder()}", error.errno or 0) from error
+    names = [path.name.removesuffix(_SUFFIX) for path in entries if path.suffix == _SUFFIX]
+    return [name for name in names if _NAME.fullmatch(name)]
+
+
+def _results(document: object, path: str) -> list[Result]:
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        return [from_document(document, path)]
+    check_version(document.get("version"), path, newest=VERSION, oldest=VERSION)
+    runs = document.get("results")
+    if not isinstance(runs, list) or not runs:
+        raise ResultFileError(path, "results: not a list of results")
+    return [from_document(run, f"{path}: results[{at}]") for at, run in enumerate(runs)]
+
+
+def _kernel(result: Result) -> str:
+    kernel = result.host.get("kernel")
+    return str(kernel.get("release", "unknown")) if isinstance(kernel, Mapping) else "unknown"

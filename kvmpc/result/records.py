@@ -1,0 +1,188 @@
+"""What a run found: frozen records.
+
+Their one JSON form is `kvmpc.result.document`, whose schema these annotations are. Knows nothing of
+KVM. A field that was not measured is absent or null, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from kvmpc.caution import Caution
+
+__all__ = [
+    "FAILED",
+    "OK",
+    "PROFILED",
+    "Point",
+    "Profile",
+    "Result",
+    "Skip",
+    "TrialResult",
+]
+
+
+OK: Final = "ok"
+FAILED: Final = "failed"
+
+PROFILED: Final = -1
+"""The round of a trial that was profiled: it gives no rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Where the CPU time of one trial's threads went, by sampling; shares are of all of it.
+
+    event: what was sampled: ``cycles``, or ``cpu-clock`` where there is no PMU.
+    samples: how many; frequency_hz: how many a second of CPU time were asked for.
+    modes: share in ``guest``, ``kernel``, ``user``. roles: share of ``vcpus`` and ``readers``.
+    spin: share waiting for a spin lock, by whose lock it is (keys of `WAITERS`); empty
+        where the kernel's functions have no names.
+    irqs_off: share taken where interrupts come on again, by the same: held or waited for, a clock
+        cannot tell; empty where the event is no clock.
+    top: share of the functions with the most time of their own, in descending order.
+    """
+
+    event: str
+    frequency_hz: int
+    samples: int
+    modes: Mapping[str, float]
+    roles: Mapping[str, float]
+    spin: Mapping[str, float]
+    irqs_off: Mapping[str, float]
+    top: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """One trial: one guest, one pager, one measurement.
+
+    point: index of the point it belongs to, see `Result.points`.
+    pager: canonical spec, such as ``uffd,uffds=per-vcpu``; the key that joins trials to a row.
+    label: the spec as shown, such as ``exit(sigbus),uffds=per-vcpu``.
+    fetches: whether the pager fetches pages (``none`` does not).
+    round: 0 = warm-up, then 1, 2, ...; `PROFILED` (-1) = profiled, and no part of any rate.
+    status: ``ok`` or ``failed``; error: why it failed, None when it did not.
+    verified: ``yes``; ``zeros`` where pages can only hold zeros; None if nothing was verified.
+    expected_pages: pages that had to be present afterwards; sparse: not every page was touched.
+    elapsed_ns: gate-open to the last vCPU's last page; None if it never came.
+    metrics: only what was measured; the unit ends the name (``pages_per_s``, ``fault_p50_ns``).
+    counts: events by name (``installs``, ``eexist``, ``reads``).
+    histogram_cycles: (lowest, highest, touches) of non-empty buckets, guest TSC cycles, ascending.
+    guest_tsc_khz: guest TSC cycles in a millisecond.
+    per_vcpu: raw lists by name, one entry per vCPU (``start_ns``, ``end_ns`` from the gate; ``cpu``
+        where its thread ended, certain for all of the trial where ``cpus_allowed`` is 1).
+    per_reader: raw lists by name, one entry per reader thread.
+    pages_per_node: pages by NUMA node, afterwards.
+    warnings: what tilts this trial's numbers.
+    kvm_stats: what KVM's own counters grew by, those of the VM and the sum of its vCPUs', named as
+        the kernel names them; empty where it has none.
+    timeline: progress by time, lists of one length: ``ns`` from the gate, ``touches`` of all vCPUs
+        (further passes included), ``installs``; empty where it was not sampled.
+    profile: of a profiled trial, where its CPU time went; None where it is none, or could not be
+        profiled (a warning says why).
+    """
+
+    pager: str
+    label: str
+    fetches: bool
+    round: int
+    status: str
+    error: str | None
+    verified: str | None
+    vcpus: int
+    expected_pages: int
+    sparse: bool
+    elapsed_ns: int | None
+    metrics: Mapping[str, float]
+    counts: Mapping[str, int]
+    histogram_cycles: tuple[tuple[int, int, int], ...]
+    guest_tsc_khz: float | None
+    guest_tsc_is_host_tsc: bool | None
+    per_vcpu: Mapping[str, tuple[int, ...]]
+    per_reader: Mapping[str, tuple[int, ...]]
+    pages_per_node: Mapping[str, int]
+    warnings: tuple[Caution, ...]
+    point: int = 0
+    kvm_stats: Mapping[str, int] = field(default_factory=dict)
+    profile: Profile | None = None
+    timeline: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.status not in (OK, FAILED):
+            raise ValueError(f"status is {self.status!r}, not {OK!r} or {FAILED!r}")
+        if (self.status == FAILED) != (self.error is not None):
+            raise ValueError(f"status {self.status!r} does not go with error {self.error!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One point of a sweep: `options` by which it differs from the run's, `pagers` measured."""
+
+    options: Mapping[str, object]
+    pagers: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skip:
+    """A pager that was not measured at a point, because this host cannot: `reason` says why."""
+
+    point: int
+    pager: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One run: all rounds of one command, finished or as far as it came.
+
+    command: the command line; started: ISO 8601, UTC; finished: whether every trial was run.
+    options: the exact options of the run, JSON values by name; those of ``config.Work`` keep
+        its field names.
+    pagers: specs in the order given; labels: what each is called in tables.
+    host: facts of the machine, as ``host.collect`` gives them.
+    trials: in the order they ran, warm-ups included.
+    warnings: what tilts the whole run.
+    points: of a sweep; empty where all trials are of one point. Pagers are compared within a
+        point; `points_of` takes a result apart.
+    skipped: what this host could not run.
+    spec: the sweep's spec as it was run, TOML; question: what it asks.
+    during: what else the host did during the run, as ``watch.HostWatch`` gives it; None if unknown.
+    """
+
+    tool_version: str
+    command: tuple[str, ...]
+    started: str
+    finished: bool
+    options: Mapping[str, object]
+    pagers: tuple[str, ...]
+    labels: tuple[str, ...]
+    host: Mapping[str, object]
+    trials: tuple[TrialResult, ...]
+    warnings: tuple[Caution, ...]
+    points: tuple[Point, ...] = ()
+    skipped: tuple[Skip, ...] = ()
+    spec: str | None = None
+    question: str | None = None
+    during: Mapping[str, object] | None = None
+
+    def __post_init__(self) -> None:
+        last = max(0, len(self.points) - 1)
+        for point in (*(t.point for t in self.trials), *(s.point for s in self.skipped)):
+            if not 0 <= point <= last:
+                raise ValueError(f"a trial is of point {point}, the last one is {last}")
+        for found in self.points:
+            if not set(found.pagers) <= set(self.pagers):
+                raise ValueError(f"a point has pagers {found.pagers}, the run {self.pagers}")
+
+
+WAITERS: Mapping[str, str] = {
+    "userfaultfd": "uffd queues",
+    "mmu_lock": "mmu_lock",
+    "mmap_vma": "mmap, VMA locks",
+    "page_allocator": "page allocator",
+    "other": "other",
+}
+"""Whose locks are told apart, and what a table calls them."""

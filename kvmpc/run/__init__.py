@@ -1,0 +1,1 @@
+"""What plans and runs many trials on this host."""

@@ -1,0 +1,64 @@
+"""Going on with a run that was cut short: which of its trials a new one need not measure again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from kvmpc.errors import ResultFileError, UsageError, describe_errno
+from kvmpc.result.document import from_json, salvage
+from kvmpc.result.records import Result
+
+__all__ = ["resume"]
+
+_SAME_HOST = (("hostname",), ("kernel", "release"), ("cpu", "model"), ("cpu", "allowed"))
+"""Facts that must not change within one result: its rounds are taken to be of one host."""
+
+
+def resume(path: str, planned: Result) -> Result:
+    """Return `planned` with the trials that the file at `path` holds already.
+
+    Where there is no file, nothing was measured. A file that was cut short gives what is whole.
+    Raises: UsageError where it is of another plan or host, naming what differs; ResultFileError
+    where it is no result.
+    """
+    try:
+        with open(path, encoding="ascii") as file:
+            text = file.read()
+    except FileNotFoundError:
+        return planned
+    except (OSError, UnicodeDecodeError) as error:
+        number = error.errno or 0 if isinstance(error, OSError) else 0
+        reason = describe_errno(number) if number else "not ASCII"
+        raise ResultFileError(path, f"cannot be read: {reason}") from error
+    try:
+        found = from_json(text, path)
+    except ResultFileError:
+        found = salvage(text, path)
+    differences = list(_differences(found, planned))
+    if differences:
+        raise UsageError(
+            "--resume", path, f"a result of the same plan on the same host ({differences[0]})"
+        )
+    return replace(planned, trials=found.trials, started=found.started)
+
+
+def _differences(found: Result, planned: Result) -> Iterator[str]:
+    for name in ("options", "points", "pagers"):
+        there, here = getattr(found, name), getattr(planned, name)
+        if there != here:
+            if isinstance(there, Mapping):
+                keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+                yield f"{keys[0]}: {there.get(keys[0])} there, {here.get(keys[0])} here"
+            else:
+                yield f"other {name}: {len(there)} there, {len(here)} here"
+    for place in _SAME_HOST:
+        there, here = _fact(found.host, place), _fact(planned.host, place)
+        if there != here:
+            yield f"{' '.join(place)}: {there} there, {here} here"
+
+
+def _fact(facts: object, place: tuple[str, ...]) -> object:
+    for key in place:
+        facts = facts.get(key) if isinstance(facts, Mapping) else None
+    return facts

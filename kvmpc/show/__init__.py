@@ -1,0 +1,1 @@
+"""What shows: tables, formats, KTAP; page/ is the HTML page."""

@@ -1,0 +1,86 @@
+"""Numbers and names as they stand in a table: rounded, with units, safe to print, None as ``-``.
+
+Computes nothing but roundings. Text from a file of another host may not move the cursor.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kvmpc.judge.summary import Summary
+from kvmpc.units import format_ns
+
+__all__ = [
+    "ABSENT",
+    "clean",
+    "duration",
+    "number",
+    "percent",
+    "ratio",
+    "wrap_label",
+]
+
+ABSENT: Final = "-"
+
+
+def wrap_label(label: str, columns: int) -> str:
+    """Return `label` in lines of at most `columns`, broken after a comma where that is possible."""
+    lines = [""]
+    for part in clean(label).replace(",", ",\0").split("\0"):
+        if lines[-1] and len(lines[-1]) + len(part) > columns:
+            lines.append(" ")
+        lines[-1] += part
+        while len(lines[-1]) > columns:
+            lines[-1:] = [lines[-1][:columns], lines[-1][columns:]]
+    return "\n".join(lines)
+
+
+def number(value: float | None) -> str:
+    """Return `value` with four significant digits, and commas between its thousands."""
+    if value is None:
+        return ABSENT
+    rounded = float(f"{value:.4g}")
+    if rounded >= 1e8 or 0 < rounded < 1e-3:
+        return f"{rounded:.3g}"
+    return f"{rounded:,.0f}" if rounded >= 1000 else f"{rounded:.4g}"
+
+
+def ratio(found: Summary | None, *, with_spread: bool) -> str:
+    """Return a median with its interval in brackets, where there are several values."""
+    if found is None:
+        return ABSENT
+    if found.n == 1 or not with_spread:
+        return _three_digits(found.median)
+    return f"{_three_digits(found.median)} [{_three_digits(found.low)}-{_three_digits(found.high)}]"
+
+
+def _three_digits(value: float) -> str:
+    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return _capped(value, ".3g" if value < 0.0995 else f".{decimals}f")
+
+
+def _capped(value: float, digits: str) -> str:
+    """Return `value`, or on which side of every sensible value it lies."""
+    if value > 9999:
+        return ">9999"
+    return "<0.001" if 0 < value < 0.001 else format(value, digits)
+
+
+def percent(share: float | None) -> str:
+    """Return a share of one as a percentage with three digits."""
+    if share is None:
+        return ABSENT
+    return _capped(share * 100, ".0f" if share >= 1 else ".3g") + "%"
+
+
+def duration(value_ns: float | None) -> str:
+    """Return `value_ns` with three significant digits and the unit that suits it."""
+    # Rounded before the unit is chosen: 999.9 ns is 1 us, not 1e+03 ns.
+    return ABSENT if value_ns is None else format_ns(float(f"{value_ns:.3g}"))
+
+
+def clean(text: str) -> str:
+    """Return `text` without what is not for print: escapes, and halves of characters."""
+    return "".join(
+        letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text
+    )

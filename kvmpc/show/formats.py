@@ -1,0 +1,167 @@
+"""Results and checks in the forms that other programs read: one function for each, by kind.
+
+``table`` and ``markdown`` are for people: rounded, with notes. ``csv`` and ``json`` have the same
+rows in full precision, units in the names, absent as empty or null; they are derived, and what was
+measured stays in the file that ``--json`` writes. ``ktap`` is `kvmpc.ktap`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from kvmpc.caution import Caution
+from kvmpc.judge.regression import FAILED_NOW, WORSE, Check
+from kvmpc.judge.result_cautions import doubts
+from kvmpc.judge.rows import Row, compare_rows
+from kvmpc.judge.summary import Summary
+from kvmpc.result.points import identity, point_names, points_of
+from kvmpc.result.records import Result
+from kvmpc.show.cells import clean
+from kvmpc.show.check_table import CHECK_HEADERS, check_cells, check_notes, format_check_table
+from kvmpc.show.ktap import ktap_of_check, ktap_of_result
+from kvmpc.show.table import format_markdown, format_table, markdown_table, verdict_of
+
+__all__ = ["KINDS", "format_check", "format_result"]
+
+KINDS: Final = ("table", "markdown", "csv", "json", "ktap")
+ROWS_SCHEMA: Final = "kvmpc-rows"
+CHECK_SCHEMA: Final = "kvmpc-check"
+_VERSION: Final = 1
+
+
+def format_result(result: Result, kind: str) -> str:
+    """Return `result` as text of `kind`, one of `KINDS`, ending in a newline."""
+    if kind == "table":
+        return format_table(result)
+    if kind == "markdown":
+        return format_markdown(result)
+    if kind == "ktap":
+        return ktap_of_result(result)
+    rows = list(_result_rows(result))
+    if kind == "csv":
+        return _csv(rows)
+    if kind == "json":
+        return _json(
+            ROWS_SCHEMA,
+            {
+                "finished": result.finished,
+                "rows": rows,
+                "warnings": _cautions([*result.warnings, *doubts(result)]),
+            },
+        )
+    raise ValueError(f"no format {kind!r}")
+
+
+def format_check(check: Check, kind: str) -> str:
+    """Return `check` as text of `kind`, one of `KINDS`, ending in a newline."""
+    if kind == "table":
+        return format_check_table(check)
+    if kind == "markdown":
+        body = [check_cells(verdict) for verdict in check.verdicts]
+        notes = [clean(note) for note in check_notes(check)]
+        return "\n\n".join([markdown_table(CHECK_HEADERS, body), *notes]) + "\n"
+    if kind == "ktap":
+        return ktap_of_check(check)
+    rows = list(_check_rows(check))
+    if kind == "csv":
+        return _csv(rows)
+    if kind == "json":
+        return _json(
+            CHECK_SCHEMA,
+            {
+                "status": WORSE if check.having(WORSE) else
+                          FAILED_NOW if check.having(FAILED_NOW) else "ok",
+                "alpha": check.criteria.alpha,
+                "alphas": dict(check.criteria.alphas),
+                "normalised": check.criteria.normalise,
+                "permuted": check.unit,
+                "baseline_kernels": check.baseline_kernels,
+                "new_kernels": check.new_kernels,
+                "rows": rows,
+                "unmatched": [vars(each) for each in check.unmatched],
+                "warnings": _cautions(check.cautions),
+            },
+        )  # fmt: skip
+    raise ValueError(f"no format {kind!r}")
+
+
+def _result_rows(result: Result) -> Iterator[dict[str, object]]:
+    """Yield a record for each pager at each point, the same names in each."""
+    points = points_of(result)
+    known = [identity(point.options) for point in points]
+    options = dict.fromkeys(name for each in known for name in each)
+    names = point_names([point.options for point in points])
+    for name, point, values in zip(names, points, known, strict=True):
+        for row in compare_rows(point):
+            skips = [skip.reason for skip in point.skipped if skip.pager == row.spec]
+            yield {
+                "point": name,
+                **{option: values.get(option) for option in options},
+                "pager": row.spec,
+                "label": row.label,
+                "verified": verdict_of(row, point),
+                "rounds": row.ok_trials,
+                "failed_trials": row.failed_trials,
+                **_spread("pages_per_s", row.rate),
+                "mib_per_s": row.mib_per_s,
+                **_spread("ratio", row.ratio),
+                "share_of_none": row.share_of_none,
+                "fault_p50_ns": row.fault_p50_ns,
+                "fault_p99_ns": row.fault_p99_ns,
+                "cpu_s_per_gib": row.cpu_s_per_gib,
+                "reason": _reason(row, skips),
+            }
+
+
+def _reason(row: Row, skips: Sequence[str]) -> str | None:
+    return "; ".join([*row.errors, *skips]) or None
+
+
+def _spread(name: str, found: Summary | None) -> dict[str, float | None]:
+    return {
+        name: found.median if found else None,
+        f"{name}_low": found.low if found else None,
+        f"{name}_high": found.high if found else None,
+    }
+
+
+def _check_rows(check: Check) -> Iterator[dict[str, object]]:
+    for verdict in check.verdicts:
+        row = dict(vars(verdict))
+        cautions = row.pop("cautions")
+        status = row.pop("status")
+        yield {"verdict": status, **row, "cautions": "; ".join(map(str, cautions)) or None}
+
+
+def _cautions(cautions: Sequence[Caution]) -> list[Mapping[str, str]]:
+    return [vars(caution) for caution in dict.fromkeys(cautions)]
+
+
+def _json(schema: str, content: Mapping[str, object]) -> str:
+    document = {"schema": schema, "version": _VERSION, **content}
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+
+def _csv(rows: Sequence[Mapping[str, object]]) -> str:
+    # Here and not above: importing it takes time that `kvmpc --help` does not have.
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if rows:
+        writer.writerow(rows[0])
+        writer.writerows([_cell(value) for value in row.values()] for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return clean(value)
+    return value if isinstance(value, int | float) else json.dumps(value)

@@ -1,0 +1,169 @@
+"""What a reader needs to judge a page's numbers and to get them again, as HTML sections."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from kvmpc.caution import Caution
+from kvmpc.judge.result_cautions import doubts
+from kvmpc.result.records import Result
+from kvmpc.show.page import text, words
+from kvmpc.show.page.markup import bullets, esc, paragraph, table
+from kvmpc.show.page.panels import Panel
+from kvmpc.show.page.published import SHAPES
+
+__all__ = ["SHOWN_FACTS", "again", "failures", "hosts", "notes", "warnings"]
+
+_READ_ME = (
+    "Each pager was measured on the same guest and memory, one trial of each in every round, the "
+    "order rotated; ratios are taken within a round. A rate counts 4 KiB pages from the gate that "
+    "frees all vCPUs to the last vCPU's last page. A trial whose pages did not verify has no rate, "
+    "and a pager with a failed trial has none at all. Warm-up and profiled rounds are in no number "
+    "but those that say so."
+)
+_SIGBUS = (
+    "exit(sigbus) is a pessimistic stand-in for exits on a kernel's own missing bitmap: a fault "
+    "walks the kernel's page lookup two or three times before it comes out, which a kernel that "
+    "checks a bitmap first does not do."
+)
+_ZEROS = (
+    "verified zeros: with the kernel's own fault (none,host=cold) a page can only hold zeros, so "
+    "its contents say nothing; presence was checked."
+)
+_ABSENT = "A number that was not measured is absent (-), never 0."
+
+SHOWN_FACTS = (
+    "hostname", "distribution", "kernel.release", "kernel.cmdline", "cpu.model", "cpu.microcode",
+    "cpu.online", "cpu.allowed", "cpu.sockets_count", "cpu.threads_per_core", "cpu.hypervisor",
+    "cpu.clocksource", "frequency.governors", "cpuidle.driver", "kvm.vendor_module",
+    "kvm.second_level_paging", "memory.total_bytes", "memory.thp_enabled",
+    "memory.numa_balancing", "load.avg1", "python",
+)  # fmt: skip
+"""What is shown at once; everything else is one key away."""
+
+
+def failures(results: Sequence[tuple[str, Result]], panels: Sequence[Sequence[Panel]]) -> str:
+    """Return the rows that gave no number, with reasons."""
+    rows = [
+        (label, ", ".join(filter(None, [name if len(results) > 1 else "", where])), what, reason)
+        for (name, _), found in zip(results, panels, strict=True)
+        for panel in found
+        for where, label, what, reason in words.failures_of(panel)
+    ]
+    if not rows:
+        return paragraph("Nothing failed, and nothing was skipped.")
+    return table(("pager", "where", "what", "reason"), rows, "No numbers, and why", prose=True)
+
+
+def warnings(results: Sequence[tuple[str, Result]]) -> str:
+    """Return each warning once, with its remedy and with how often it was given."""
+    told: dict[tuple[str, str], tuple[Caution, list[str]]] = {}
+    for name, result in results:
+        for caution, where in _cautions(result):
+            # The same but for its numbers is the same.
+            key = caution.code, re.sub(r"[\d.,]+", "#", caution.text)
+            place = f"{name}: {where}" if len(results) > 1 else where
+            told.setdefault(key, (caution, []))[1].append(place)
+    if not told:
+        return paragraph("No warnings.")
+    rows = [
+        (caution.code, caution.text, caution.remedy, _where(places))
+        for caution, places in told.values()
+    ]
+    return table(("what", "found", "remedy", "where"), rows, "Warnings", prose=True)
+
+
+def _cautions(result: Result) -> Iterator[tuple[Caution, str]]:
+    for caution in (*result.warnings, *doubts(result)):
+        yield caution, "the run"
+    for trial in result.trials:
+        if trial.round != 0:
+            for caution in trial.warnings:
+                yield caution, trial.label
+
+
+def _where(places: Sequence[str]) -> str:
+    count: dict[str, int] = {}
+    for place in places:
+        count[place] = count.get(place, 0) + 1
+    told = [f"{place} ({n} trials)" if n > 1 else place for place, n in count.items()]
+    return ", ".join(told)
+
+
+def hosts(results: Sequence[tuple[str, Result]]) -> str:
+    """Return the facts of each host: those that matter most, and then all."""
+    told = []
+    for name, result in results:
+        facts = dict(_flat(result.host))
+        shown = [(key, facts[key]) for key in SHOWN_FACTS if key in facts]
+        others = [(key, value) for key, value in facts.items() if key not in SHOWN_FACTS]
+        if len(results) > 1:
+            told.append(f"<h3>{esc(name)}</h3>\n")
+        if not facts:
+            told.append(paragraph("This result has no facts of its host."))
+            continue
+        told.append(table(("fact", "value"), shown, "Host", prose=True))
+        told.append(
+            f"<details><summary>All other facts ({len(others)})</summary>\n"
+            f"{table(('fact', 'value'), others, 'All other facts', prose=True)}</details>\n"
+        )
+    return "".join(told)
+
+
+def _flat(facts: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            yield f"{prefix}{key}", "; ".join(map(_spelled, value)) or "none"
+        else:
+            yield f"{prefix}{key}", _spelled(value)
+
+
+def _spelled(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return (
+        {True: "yes", False: "no", None: "unknown"}.get(value, str(value))
+        if isinstance(value, bool | None)
+        else str(value)
+    )
+
+
+def again(results: Sequence[tuple[str, Result]]) -> str:
+    """Return the exact command of each result, and the spec of a sweep."""
+    told = []
+    for name, result in results:
+        if len(results) > 1:
+            told.append(f"<h3>{esc(name)}</h3>\n")
+        told.append(
+            f'<pre tabindex="0" aria-label="command">{esc(text.shell_line(result.command))}</pre>\n'
+        )
+        told.append(
+            paragraph(
+                f"kvmpc {result.tool_version}, started {result.started}, "
+                f"{'finished' if result.finished else 'not finished'}; {len(result.trials)} "
+                f"trials, warm-ups included; read from {name}."
+            )
+        )
+        if result.spec:
+            lines = "\n".join(map(esc, result.spec.split("\n")))
+            told.append(
+                "<p>The sweep's spec, as it was run:</p>\n"
+                f'<pre tabindex="0" aria-label="spec">{lines}</pre>\n'
+            )
+    return "".join(told)
+
+
+def notes(results: Sequence[tuple[str, Result]], shapes: Sequence[str]) -> str:
+    """Return what words and rows mean."""
+    labels = {trial.label for _, result in results for trial in result.trials}
+    verified = {trial.verified for _, result in results for trial in result.trials}
+    told = [_READ_ME, f"Intervals, in brackets: {text.INTERVAL}.", _ABSENT]
+    if any("(sigbus)" in label for label in labels):
+        told.append(_SIGBUS)
+    if "zeros" in verified:
+        told.append(_ZEROS)
+    told += [f"Published curves {name}: {SHAPES[name].source}." for name in shapes]
+    return bullets(told)

@@ -1,0 +1,300 @@
+"""Which charts a panel has, in which order, and what each says: data, nothing is drawn here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from kvmpc.judge.summary import Summary
+from kvmpc.result.records import Result
+from kvmpc.show.page import text
+from kvmpc.show.page.panels import (
+    Chart,
+    Line,
+    Panel,
+    against_axis,
+    dot,
+    of_metric,
+    of_ratio,
+    shown_pagers,
+)
+from kvmpc.show.page.point_charts import fairness, latency, split, timeline
+from kvmpc.show.page.profile_charts import NO_PROFILE, locks, of_spin
+
+__all__ = ["charts_of", "readers_families"]
+
+_Summary = Callable[[Result, str], Summary | None]
+
+_MOST_READER_LINES: Final = 6
+
+_INTERVAL: Final = "Dots are medians over rounds, bars their intervals."
+
+
+def charts_of(panel: Panel) -> list[Chart]:
+    """Return every chart of `panel`, also those that its result has no data for."""
+    pagers = shown_pagers(panel)
+    families = readers_families(pagers)
+    # With many reader counts the charts against vCPUs would be all readers: there the fewest
+    # stand for their family, the others have charts of their own.
+    hidden = {
+        spec
+        for family in families.values()
+        for spec in list(family.values())[1:]
+        if panel.axis is not None
+    }
+    shown = {spec: label for spec, label in pagers.items() if spec not in hidden}
+    found = [_main(panel, shown, told) for told in _MAIN]
+    if hidden:
+        found[0] = _noted(found[0], "More readers than the fewest are in the charts below.")
+    if families:
+        found += [_readers(panel, families, told) for told in _READERS]
+    found += [
+        locks(panel, shown),
+        *latency(panel, shown),
+        split(panel, shown),
+        timeline(panel, shown),
+    ]
+    return [*found, fairness(panel, shown)]
+
+
+def readers_families(pagers: Mapping[str, str]) -> dict[str, dict[int, str]]:
+    """Return pagers that differ in their number of readers only: readers -> spec, by family.
+
+    A family is named by its label without the readers; one with a single number is left out.
+    """
+    found: dict[str, dict[int, str]] = {}
+    for spec, label in pagers.items():
+        if spec.split(",")[0] != "uffd":
+            continue
+        match = re.search(r",readers=(\d+)", spec)
+        family = re.sub(r",readers=\d+", "", label)
+        found.setdefault(family, {})[int(match[1]) if match else 1] = spec
+    return {
+        family: dict(sorted(specs.items())) for family, specs in found.items() if len(specs) > 1
+    }
+
+
+def _noted(chart: Chart, note: str) -> Chart:
+    return Chart(**{**vars(chart), "note": f"{chart.note} {note}"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    """A chart of one number a pager, against the panel's axis or against readers.
+
+    absent: what would give the number where no trial has it. log: whether its scale may be.
+    """
+
+    key: str
+    title: str
+    y_label: str
+    note: str
+    summary: _Summary
+    spell: Callable[[float], str]
+    absent: str
+    log: bool = True
+
+
+_NO_FAULTS: Final = (
+    "no touch was timed, or all vCPUs touched the same memory (overlap), where most touches are "
+    "no faults."
+)
+
+_MAIN: Final = (
+    _Told(
+        key="rate",
+        title="Rate",
+        y_label="pages/s",
+        note=f"4 KiB pages that became present in a second, of all vCPUs together. {_INTERVAL}",
+        summary=of_metric("pages_per_s"),
+        spell=text.short,
+        absent="no trial gave a rate.",
+    ),
+    _Told(
+        key="share",
+        title="Share of none",
+        y_label="share of none",
+        note=f"How much of the kernel's own fault rate is left, in the same round. {_INTERVAL}",
+        summary=of_ratio(fetches=False),
+        spell=text.percent,
+        absent="add the pager none to the comparison.",
+    ),
+    _Told(
+        key="ratio",
+        title="Ratio to the first pager that fetches",
+        y_label="ratio of rates",
+        note=f"Above 1 is faster than the baseline, taken within each round. {_INTERVAL}",
+        summary=of_ratio(fetches=True),
+        spell=text.ratio,
+        absent="it needs a pager that fetches, and all its trials sound.",
+    ),
+    _Told(
+        key="install",
+        title="Install time",
+        y_label="time per page",
+        note="Time in the system call that installs a page, from the loops' own cycle sums; for "
+        "uffd it holds the wake-up of the vCPU. It grows where installers wait for each other, or "
+        "for a CPU.",
+        summary=of_metric("install_ns_per_page"),
+        spell=text.duration,
+        absent="no pager here installs pages itself.",
+    ),
+    _Told(
+        key="cpus",
+        title="CPU use",
+        y_label="CPUs kept busy",
+        note="CPU time of vCPU threads and readers, by the time the trial took. A rate that stands "
+        "still while this grows is waiting that burns CPU.",
+        summary=of_metric("cpus_busy"),
+        spell=text.short,
+        absent="no trial has CPU times.",
+    ),
+    _Told(
+        key="cpu",
+        title="CPU time per GiB",
+        y_label="CPU s per GiB",
+        note="CPU time of vCPU threads (the guest's included) and readers, for each GiB supplied: "
+        "what the memory cost.",
+        summary=of_metric("cpu_s_per_gib"),
+        spell=text.short,
+        absent="no trial has CPU times.",
+    ),
+    _Told(
+        key="spin",
+        title="Spin-lock share",
+        y_label="of CPU time",
+        note="CPU time spent waiting for a spin lock, sampled in rounds of their own that never "
+        "enter a rate. Bars reach up to what a clock (cpu-clock) cannot tell from it: locks held "
+        "or waited for with interrupts off.",
+        summary=of_spin,
+        spell=text.percent,
+        absent=NO_PROFILE,
+        log=False,
+    ),
+    _Told(
+        key="p50",
+        title="Fault time, median",
+        y_label="fault p50",
+        note="How long a touch of a missing page took, by the guest's own clock.",
+        summary=of_metric("fault_p50_ns"),
+        spell=text.duration,
+        absent=_NO_FAULTS,
+    ),
+    _Told(
+        key="p99",
+        title="Fault time, 99th percentile",
+        y_label="fault p99",
+        note="One touch in a hundred took longer.",
+        summary=of_metric("fault_p99_ns"),
+        spell=text.duration,
+        absent=_NO_FAULTS,
+    ),
+)
+
+_READERS: Final = tuple(told for told in _MAIN if told.key in ("rate", "install", "cpus", "spin"))
+
+
+def _main(panel: Panel, pagers: Mapping[str, str], told: _Told) -> Chart:
+    lines = against_axis(panel, pagers, told.summary)
+    axis = panel.axis
+    return Chart(
+        key=told.key,
+        title=f"{told.title} against {axis.label}" if axis else told.title,
+        kind="lines" if axis else "rows",
+        y_label=told.y_label,
+        x_label=axis.label if axis else "",
+        note=told.note,
+        lines=lines,
+        spell=told.spell,
+        spell_x=axis.spell if axis else text.short,
+        x_log=bool(axis and axis.log),
+        y_log=told.log and bool(axis) and _wide(lines),
+        one=told.key == "ratio",
+        absent="" if lines else f"Not in this result: {told.absent}",
+    )
+
+
+def _readers(
+    panel: Panel,
+    families: Mapping[str, Mapping[int, str]],
+    told: _Told,
+) -> Chart:
+    """Return a chart against readers: a line for each family at each point, but not too many."""
+    lines = []
+    several = [
+        index
+        for index, point in enumerate(panel.points)
+        if any(len(set(specs.values()) & set(point.pagers)) > 1 for specs in families.values())
+    ]
+    chosen = spaced(several, max(1, _MOST_READER_LINES // len(families)))
+    for family, specs in families.items():
+        for index in chosen:
+            found = {
+                readers: summary
+                for readers, spec in specs.items()
+                if (summary := told.summary(panel.points[index], spec)) is not None
+            }
+            if len(found) > 1:
+                place = panel.at(index)
+                lines.append(
+                    Line(
+                        key=f"{family}\0{index}" if place else next(iter(specs.values())),
+                        label=f"{family} {place}".strip(),
+                        dots=tuple(dot(r, s) for r, s in found.items()),
+                    )
+                )
+    if lines and len(chosen) == 1:
+        lines += _without_readers(panel, chosen[0], families, told, lines)
+    return Chart(
+        key=f"readers-{told.key}",
+        title=f"{told.title} against readers",
+        kind="lines",
+        y_label=told.y_label,
+        x_label="readers on each userfaultfd",
+        note=told.note,
+        lines=tuple(lines),
+        spell=told.spell,
+        spell_x=lambda value: f"{value:.0f}",
+        x_log=True,
+        y_log=told.log and _wide(lines),
+        absent="" if lines else f"Not in this result: {told.absent}",
+    )
+
+
+def _without_readers(
+    panel: Panel,
+    index: int,
+    families: Mapping[str, Mapping[int, str]],
+    told: _Told,
+    lines: Sequence[Line],
+) -> list[Line]:
+    """Return the pagers that need no reader as level lines, for the eye to compare with."""
+    xs = [found.x for line in lines for found in line.dots]
+    readers = {spec for specs in families.values() for spec in specs.values()}
+    found = []
+    for spec, label in shown_pagers(panel).items():
+        if spec in readers or spec.split(",")[0] in ("uffd", "none"):
+            continue
+        summary = told.summary(panel.points[index], spec)
+        if summary is not None:
+            dots = tuple(dot(x, summary) for x in (min(xs), max(xs)))
+            name = f"{label} {panel.at(index)}, no readers".replace(" ,", ",")
+            found.append(Line(key=spec, label=name, dots=dots))
+    return found
+
+
+def spaced(items: Sequence[int], most: int) -> list[int]:
+    """Return at most so many of `items`, evenly spaced, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    if most == 1:
+        return [items[-1]]
+    return [items[round(n * (len(items) - 1) / (most - 1))] for n in range(most)]
+
+
+def _wide(lines: Sequence[Line]) -> bool:
+    """Whether values lie so far apart that a linear scale would show the largest only."""
+    values = [dot.y for line in lines for dot in line.dots]
+    return bool(values) and min(values) > 0 and max(values) > 20 * min(values)

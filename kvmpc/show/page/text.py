@@ -1,0 +1,90 @@
+"""Numbers as charts and the page write them, beside those of `kvmpc.show.cells`. Text, not HTML."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from kvmpc.judge.summary import Summary
+from kvmpc.show.cells import ABSENT, clean, duration, number
+
+__all__ = [
+    "ABSENT",
+    "INTERVAL",
+    "clean",
+    "duration",
+    "interval",
+    "number",
+    "percent",
+    "ratio",
+    "shell_line",
+    "short",
+    "shortened",
+    "span",
+]
+
+INTERVAL: Final = (
+    "95 % bootstrap intervals of the median, the range where there are fewer than 6 rounds"
+)
+
+
+def shortened(text: str, letters: int) -> str:
+    """Return `text` in at most so many letters."""
+    return text if len(text) <= letters else text[: letters - 1] + "…"
+
+
+def short(value: float) -> str:
+    """Return `value` in as few letters as an axis has room for: ``150k``, ``4.1M``."""
+    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor * 0.9995:
+            return f"{value / factor:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def ratio(value: float | None) -> str:
+    """Return a ratio with the digits that matter."""
+    if value is None:
+        return ABSENT
+    if value < 0.0995 or value >= 99.5:
+        return f"{value:.3g}"
+    return f"{value:.{1 if value >= 9.995 else 2}f}"
+
+
+def percent(share: float | None) -> str:
+    """Return a share of 1 as a percentage of three digits, however small."""
+    return ABSENT if share is None else f"{share * 100:.3g}%"
+
+
+def span(low: float, high: float, spell: Callable[[float], str] = ratio) -> str:
+    """Return ``[1.49-1.94]``, with a unit that both ends have said once: ``[8.1-9.4 us]``."""
+    first, last = spell(low), spell(high)
+    unit = re.search(r"[^\d.]*$", last)
+    if unit and first.endswith(unit[0]) and first != unit[0]:
+        first = first.removesuffix(unit[0])
+    return f"[{first}-{last}]"
+
+
+def interval(summary: Summary | None, spell: Callable[[float], str] = ratio) -> str:
+    """Return ``1.91 [1.49-1.94]``; one value alone has no interval."""
+    if summary is None:
+        return ABSENT
+    middle = spell(summary.median)
+    return middle if summary.n < 2 else f"{middle} {span(summary.low, summary.high, spell)}"
+
+
+def shell_line(command: Iterable[str]) -> str:
+    """Return `command` so that a shell (bash, zsh, ksh) reads it back exactly."""
+    return " ".join(map(_quoted, command))
+
+
+def _quoted(word: str) -> str:
+    if word.isprintable():
+        return shlex.quote(word)
+    # What is not for print, a lone byte of a file name included, is spelled as its bytes.
+    spelled = "".join(
+        f"\\x{byte:02x}" if byte < 0x20 or byte > 0x7E else "\\" * (byte in b"\\'") + chr(byte)
+        for byte in word.encode("utf-8", "surrogateescape")
+    )
+    return f"$'{spelled}'"

@@ -1,0 +1,1 @@
+"""What runs one trial: build, park, gate, watch, stop, verify, count."""

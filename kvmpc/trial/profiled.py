@@ -1,0 +1,64 @@
+"""A trial under perf: where its CPU time went. It is no part of any rate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kvmpc.caution import Caution
+from kvmpc.kernel.kvm import Kvm
+from kvmpc.pagers import Pager
+from kvmpc.result.records import OK, PROFILED, TrialResult
+from kvmpc.trial.perf import Recorder
+from kvmpc.trial.samples import cautions, summarise
+from kvmpc.trial.signals import NEVER, Interrupt
+from kvmpc.trial.trial import WATCHDOG_S, run_trial
+from kvmpc.work.work import Work
+
+__all__ = ["run_profiled"]
+
+
+def run_profiled(
+    kvm: Kvm,
+    work: Work,
+    pager: Pager,
+    *,
+    watchdog_s: float = WATCHDOG_S,
+    interrupt: Interrupt = NEVER,
+) -> TrialResult:
+    """Run a trial of round `PROFILED` and say where its time went, or why that cannot be said.
+
+    After another trial of `pager`: perf knows only code that was there when it started, and that
+    one assembled the loops. perf starts before the trial has any memory, and its samples are read
+    after that is gone.
+    Raises: Interrupted, StuckError. Everything else that goes wrong is in the result.
+    """
+    with Recorder(interrupt) as recorder:
+        result = run_trial(
+            kvm,
+            work,
+            pager,
+            round_number=PROFILED,
+            watchdog_s=watchdog_s,
+            interrupt=interrupt,
+            recorder=recorder,
+        )
+        if result.status != OK:
+            return result
+        with recorder.samples() as samples:
+            found = summarise(samples, recorder.threads, frequency_hz=recorder.frequency_hz)
+    if found is not None and not found.modes.get("kernel"):
+        # What is left, the host's loops, would pass for all there is.
+        found = None
+        recorder.problem = Caution(
+            "profile-absent",
+            "not profiled: perf was not allowed to sample the kernel",
+            "run as root, or with CAP_PERFMON, or sysctl kernel.perf_event_paranoid=1",
+        )
+    if found is not None:
+        weakened = cautions(found)
+    elif recorder.problem is not None:
+        weakened = [recorder.problem]
+    else:
+        text = "not profiled: perf gave no sample of the trial's threads"
+        weakened = [Caution("profile-absent", text, "give each vCPU more pages (--mem-per-vcpu)")]
+    return replace(result, profile=found, warnings=(*result.warnings, *weakened))

@@ -1,0 +1,1 @@
+"""What the VM is made of: memory, backing, bitmap, boot state, its record."""

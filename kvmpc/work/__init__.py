@@ -1,0 +1,1 @@
+"""What one trial works on: records and arithmetic, no host, no kernel."""

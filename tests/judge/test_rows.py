@@ -1,0 +1,201 @@
+"""Medians, paired ratios, quantiles and rows, on numbers one can do in the head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kvmpc.judge.rows import (
+    Row,
+    baseline_pager,
+    compare_rows,
+    measured_trials,
+    paired_ratios,
+    reference_pager,
+)
+from kvmpc.judge.summary import Summary, median, summarise
+from kvmpc.result.histogram import cycles_to_ns, percentile_bounds, quantile_cycles
+
+Make = Callable[..., Any]
+
+
+def _rows(result: Any) -> dict[str, Row]:
+    return {row.spec: row for row in compare_rows(result)}
+
+
+def test_the_median_of_an_even_number_lies_between_the_two_in_the_middle() -> None:
+    assert median([3, 1, 2]) == 2
+    assert median([4, 1, 2, 3]) == 2.5
+    assert median([]) is None
+
+
+def test_a_summary_has_the_middle_the_ends_and_the_number() -> None:
+    assert summarise([3.0, 1.0, 2.0]) == Summary(median=2, lowest=1, highest=3, low=1, high=3, n=3)
+    assert summarise([]) is None
+
+
+def test_from_six_values_on_there_is_an_interval_within_the_range() -> None:
+    few, enough = summarise(map(float, range(5))), summarise(map(float, range(25)))
+    assert few is not None
+    assert enough is not None
+    assert few.is_range
+    assert (few.low, few.high) == (few.lowest, few.highest)
+    assert not enough.is_range
+    assert enough.lowest < enough.low < enough.median < enough.high < enough.highest
+
+
+def test_cycles_become_ns_at_the_rate_of_the_counter() -> None:
+    assert cycles_to_ns(2500, 2_500_000) == 1000
+
+
+@pytest.mark.parametrize(
+    ("quantile", "bounds"),
+    [(0, (10, 19)), (0.5, (10, 19)), (0.51, (20, 29)), (0.99, (20, 29)), (0.999, (90, 99)),
+     (1, (90, 99))],
+)  # fmt: skip
+def test_a_quantile_lies_in_the_bucket_of_its_nearest_rank(
+    quantile: float, bounds: tuple[int, int]
+) -> None:
+    assert percentile_bounds([(10, 19, 500), (20, 29, 490), (90, 99, 10)], quantile) == bounds
+
+
+def test_a_rank_is_exact_where_its_product_is_not() -> None:
+    assert 0.07 * 100 > 7
+    assert percentile_bounds([(1, 1, 7), (2, 2, 93)], 0.07) == (1, 1)
+
+
+def test_a_quantile_is_the_midpoint_of_its_bucket() -> None:
+    assert quantile_cycles([(1024, 1087, 3)], 0.5) == 1055.5
+
+
+def test_an_empty_histogram_has_no_quantile() -> None:
+    assert percentile_bounds([], 0.5) is None
+    with pytest.raises(ValueError, match="empty"):
+        quantile_cycles([], 0.5)
+
+
+def test_warm_ups_and_failures_do_not_count(make_result: Make, make_trial: Make) -> None:
+    kept = make_trial("uffd", 2)
+    warm_up, failed = make_trial("uffd", 0), make_trial("uffd", 1, status="failed")
+    assert measured_trials(make_result(warm_up, failed, kept), "uffd") == [kept]
+
+
+def test_ratios_are_taken_inside_a_round_whatever_the_order(
+    make_result: Make, make_trial: Make
+) -> None:
+    result = make_result(
+        make_trial("uffd", 1, 100.0),
+        make_trial("exit", 1, 150.0),
+        make_trial("exit", 2, 400.0),
+        make_trial("uffd", 2, 200.0),
+    )
+    assert paired_ratios(result, "exit", "uffd", "pages_per_s") == [1.5, 2.0]
+
+
+def test_a_round_that_lacks_either_side_gives_no_ratio(make_result: Make, make_trial: Make) -> None:
+    result = make_result(
+        make_trial("uffd", 0, 100.0),
+        make_trial("exit", 0, 900.0),
+        make_trial("uffd", 1, 100.0),
+        make_trial("exit", 2, 900.0),
+        make_trial("uffd", 3, 0.0),
+        make_trial("exit", 3, 900.0),
+        make_trial("uffd", 4, metrics={}),
+        make_trial("exit", 4, 900.0),
+        make_trial("uffd", 5, 100.0),
+        make_trial("exit", 5, status="failed"),
+    )
+    assert paired_ratios(result, "exit", "uffd", "pages_per_s") == []
+
+
+def test_the_baseline_is_the_first_pager_given_that_fetches(
+    make_result: Make, make_trial: Make
+) -> None:
+    trials = [make_trial(name) for name in ("exit", "uffd", "none,host=cold")]
+    result = make_result(*trials, pagers=("none,host=cold", "uffd", "exit"))
+    assert baseline_pager(result) == "uffd"
+    assert reference_pager(result) == "none,host=cold"
+    assert baseline_pager(make_result(trials[2])) is None
+
+
+def test_a_row_has_medians_ratio_and_share(make_result: Make, make_trial: Make) -> None:
+    rates = {"none": (4000.0, 4000.0, 4000.0), "uffd": (1000.0, 2000.0, 3000.0)}
+    rates["exit"] = (1500.0, 2000.0, 6000.0)
+    result = make_result(
+        *(make_trial(name, at + 1, rates[name][at]) for at in range(3) for name in rates)
+    )
+    rows = _rows(result)
+    assert list(rows) == ["none", "uffd", "exit"]
+    assert rows["exit"].label == "exit(sigbus)"
+    assert rows["exit"].pages_per_s == 2000
+    assert rows["exit"].mib_per_s == 2000 / 256
+    assert rows["exit"].ratio == summarise([1.0, 1.5, 2.0])
+    assert rows["exit"].share_of_none == 0.5
+    assert rows["exit"].cpu_s_per_gib == 2.5
+    assert rows["exit"].fault_p99_ns == 999_900
+    assert rows["uffd"].ratio == summarise([1.0, 1.0, 1.0])
+    assert rows["none"].share_of_none == 1
+    assert rows["exit"].verified == "yes"
+    assert (rows["exit"].ok_trials, rows["exit"].failed_trials) == (3, 0)
+
+
+def _numbers(row: Row) -> set[object]:
+    return {
+        row.pages_per_s, row.mib_per_s, row.ratio, row.share_of_none, row.fault_p50_ns,
+        row.fault_p99_ns, row.cpu_s_per_gib, row.verified,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("failed_round", [0, 2])
+def test_a_row_with_any_failed_trial_has_no_number(
+    make_result: Make, make_trial: Make, failed_round: int
+) -> None:
+    trials = [
+        make_trial("uffd", number, status="failed" if number == failed_round else "ok")
+        for number in range(4)
+    ]
+    row = _rows(make_result(*trials, make_trial("exit")))["uffd"]
+    assert row.failed
+    assert _numbers(row) == {None}
+    assert row.failed_trials == 1
+    assert row.errors == ("vcpu1: page 22 holds the wrong tag",)
+
+
+def test_rows_stand_without_a_failed_baseline(make_result: Make, make_trial: Make) -> None:
+    result = make_result(
+        make_trial("none", 1, 2000.0),
+        make_trial("uffd", 1),
+        make_trial("uffd", 2, status="failed"),
+        make_trial("exit", 1),
+    )
+    row = _rows(result)["exit"]
+    assert row.ratio is None
+    assert row.share_of_none == 0.5
+    assert row.pages_per_s == 1000
+
+
+def test_a_pager_without_a_trial_has_an_empty_row(make_result: Make, make_trial: Make) -> None:
+    result = make_result(make_trial("uffd", 0), pagers=("uffd", "exit"), finished=False)
+    for row in compare_rows(result):
+        assert not row.failed
+        assert _numbers(row) == {None}
+
+
+def test_a_pager_given_twice_has_one_row(make_result: Make, make_trial: Make) -> None:
+    assert len(compare_rows(make_result(make_trial("uffd"), pagers=("uffd", "uffd")))) == 1
+
+
+def test_overlapping_touches_give_no_fault_times(make_result: Make, make_trial: Make) -> None:
+    row = _rows(make_result(make_trial("uffd"), options={"overlap": True}))["uffd"]
+    assert row.fault_p50_ns is None
+    assert row.fault_p99_ns is None
+    assert row.pages_per_s == 1000
+
+
+def test_a_row_is_verified_only_as_far_as_each_of_its_trials(
+    make_result: Make, make_trial: Make
+) -> None:
+    result = make_result(make_trial("uffd", 1), make_trial("uffd", 2, verified=None))
+    assert _rows(result)["uffd"].verified is None

@@ -1,0 +1,100 @@
+"""The rate of the host's TSC, and what a record is given of it."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+import kvmpc.loops.tsc
+import kvmpc.pagers.pager
+from kvmpc.errors import KernelError
+from kvmpc.loops.records import ResolverRecord, Return, SharedRecord
+from kvmpc.loops.tsc import host_cycles_per_ns
+from kvmpc.pagers.pager import Supply
+from kvmpc.work.tags import tag_rule
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """Forget the rate before and after."""
+    host_cycles_per_ns.cache_clear()
+    yield
+    host_cycles_per_ns.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh")
+def test_the_rate_is_measured_once_a_process() -> None:
+    rate = host_cycles_per_ns()
+    assert host_cycles_per_ns() == rate
+    assert host_cycles_per_ns.__wrapped__() == pytest.approx(rate, rel=0.01)
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("late", range(4))
+def test_one_thread_pre_empted_between_clock_and_tsc_does_not_change_the_rate(
+    monkeypatch: pytest.MonkeyPatch, late: int
+) -> None:
+    stamps = [
+        ResolverRecord(
+            start_ns=10**9 + index * 7_000_000,
+            start_cycles=10**10 + index * 21_000_000 + (9_000_000 if index == late else 0),
+        )
+        for index in range(4)
+    ]
+    monkeypatch.setattr(kvmpc.loops.tsc, "_stamp", lambda: stamps.pop(0))
+    assert host_cycles_per_ns() == 3.0
+    assert stamps == []
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_clock_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def call(function: str, record: ResolverRecord) -> int:
+        assert function == "stamp_start"
+        record.error = errno.EINVAL
+        return Return.FAILED
+
+    monkeypatch.setattr(kvmpc.loops.tsc, "load", lambda _: SimpleNamespace(call=call))
+    with pytest.raises(KernelError, match="clock_gettime") as caught:
+        host_cycles_per_ns()
+    assert caught.value.errno == errno.EINVAL
+
+
+def _equipped(delay_ns: int) -> ResolverRecord:
+    record = ResolverRecord()
+    scene = SimpleNamespace(
+        work=SimpleNamespace(fetch_delay_ns=delay_ns),
+        memory=SimpleNamespace(data_hva=0x7000),
+        bitmap=SimpleNamespace(missing_address=0x1000, claimed_address=0x2000),
+        shared=SharedRecord(),
+        tags=tag_rule(1),
+    )
+    Supply(scene).equip(record, 0x3000)  # type: ignore[arg-type]
+    assert record.shared == ctypes.addressof(scene.shared)
+    return record
+
+
+@pytest.mark.parametrize("rate", [0.024, 1.0, 2.6, 5.7])
+@pytest.mark.parametrize("delay_ns", [1, 200_000, 10**10])
+def test_a_delay_is_given_in_cycles_which_come_back_as_the_same_nanoseconds(
+    monkeypatch: pytest.MonkeyPatch, rate: float, delay_ns: int
+) -> None:
+    monkeypatch.setattr(kvmpc.pagers.pager, "host_cycles_per_ns", lambda: rate)
+    record = _equipped(delay_ns)
+    assert record.fetch_delay_ns == delay_ns
+    assert record.fetch_delay_cycles == round(delay_ns * rate)
+    back_ns = record.fetch_delay_cycles * record.ns_per_cycle_q32 / 2**32
+    assert back_ns == pytest.approx(delay_ns, rel=1e-8, abs=0.5 / rate)
+
+
+def test_without_a_delay_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> float:
+        raise AssertionError("20 ms for nothing")
+
+    monkeypatch.setattr(kvmpc.pagers.pager, "host_cycles_per_ns", refuse)
+    record = _equipped(0)
+    found = record.fetch_delay_ns, record.fetch_delay_cycles, record.ns_per_cycle_q32
+    assert found == (0, 0, 0)

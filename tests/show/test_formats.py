@@ -1,0 +1,250 @@
+"""CSV, JSON, Markdown and KTAP of results and checks: their grammar, and what they must hold."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from kvmpc.judge.criteria import Criteria
+from kvmpc.judge.regression import check
+from kvmpc.result.records import Point, Skip
+from kvmpc.show.formats import KINDS, format_check, format_result
+from kvmpc.show.table import MAX_COLUMNS
+
+Make = Callable[..., Any]
+
+TEST_LINE = re.compile(r"(ok|not ok) (\d+) ([^#]+?)( # SKIP (.+))?")
+
+
+def _tests(text: str) -> list[tuple[str, str, str | None]]:
+    """Return (ok, name, skip) of each test, having checked the grammar of the whole."""
+    version, plan, *lines = text.splitlines()
+    assert text.endswith("\n")
+    assert version == "KTAP version 1"
+    found = []
+    for line in lines:
+        if line.startswith("#"):
+            assert line.startswith("# ")
+            assert not line.startswith("# Subtest")
+            continue
+        match = TEST_LINE.fullmatch(line)
+        assert match, line
+        assert int(match[2]) == len(found) + 1
+        found.append((match[1], match[3], match[5]))
+    assert plan == f"1..{len(found)}"
+    assert not lines or not lines[-1].startswith("#"), "nothing is read after the last test"
+    return found
+
+
+@pytest.fixture
+def swept(make_result: Make, make_trial: Make) -> Any:
+    """Return a sweep of two points: one whole, one with a failed and a skipped pager."""
+    trials = [
+        make_trial(name, number, rate * number, point=point)
+        for point in (0, 1)
+        for number in (1, 2, 3)
+        for name, rate in (("none", 3e5), ("uffd", 1e5))
+    ]
+    trials.append(make_trial("exit", 1, 2e5, point=0))
+    trials.append(make_trial("uffd", 4, point=1, status="failed", error="wrong # tag\x1b[2J"))
+    pagers = ("none", "uffd", "exit")
+    return make_result(
+        *trials,
+        pagers=pagers,
+        labels=("none", "uffd", "exit(sigbus)"),
+        points=tuple(Point(options={"vcpus": n}, pagers=pagers) for n in (2, 160)),
+        skipped=(Skip(point=1, pager="exit", reason="not enough memory"),),
+    )
+
+
+@pytest.fixture
+def checked(make_result: Make, make_trial: Make) -> Any:
+    """Return a check with every kind of verdict."""
+
+    def side(**rates: float) -> Any:
+        return make_result(
+            *(
+                make_trial(name, number, rate * (1 + number / 1000))
+                for number in range(1, 11)
+                for name, rate in rates.items()
+            )
+        )
+
+    old = side(none=3e5, uffd=1e5, exit=2e5, gone=1.0)
+    new = side(none=4e5, uffd=8e4, exit=2e5, new=1.0)
+    failed = make_trial("exit", 11, status="failed")
+    return check([old], [replace(new, trials=(*new.trials, failed))])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_ends_in_one_newline_and_is_safe_to_print(
+    swept: Any, checked: Any, make_result: Make, kind: str
+) -> None:
+    for text in (
+        format_result(swept, kind), format_check(checked, kind), format_result(make_result(), kind)
+    ):  # fmt: skip
+        assert text == "" or text.endswith("\n")
+        assert all(letter == "\n" or letter.isprintable() for letter in text)
+
+
+def test_an_unknown_kind_is_a_defect(swept: Any, checked: Any) -> None:
+    with pytest.raises(ValueError, match="xml"):
+        format_result(swept, "xml")
+    with pytest.raises(ValueError, match="xml"):
+        format_check(checked, "xml")
+
+
+# Results.
+
+
+def test_ktap_has_a_test_for_each_pager_at_each_point(swept: Any) -> None:
+    text = format_result(swept, "ktap")
+    assert _tests(text) == [
+        ("ok", "vcpus=2: none", None),
+        ("ok", "vcpus=2: uffd", None),
+        ("ok", "vcpus=2: exit(sigbus)", None),
+        ("ok", "vcpus=160: none", None),
+        ("not ok", "vcpus=160: uffd", None),
+        ("ok", "vcpus=160: exit(sigbus)", "not enough memory"),
+    ]
+    assert "# vcpus=160: uffd: 1 of 4 trials failed: wrong ? tag?[2J" in text.splitlines()
+    assert "# vcpus=2: uffd: 200,000 pages/s, ratio 1.00 [1.00-1.00], 3 rounds" in text
+
+
+def test_ktap_calls_a_row_that_was_not_verified_not_ok(make_result: Make, make_trial: Make) -> None:
+    result = make_result(make_trial("uffd", verified=None), make_trial("exit", 0))
+    assert _tests(format_result(result, "ktap")) == [
+        ("not ok", "uffd", None),
+        ("ok", "exit(sigbus)", "no round was measured"),
+    ]
+
+
+def test_ktap_of_nothing_has_an_empty_plan(make_result: Make) -> None:
+    assert format_result(make_result(), "ktap") == "KTAP version 1\n1..0\n"
+
+
+def _rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_csv_has_a_row_for_each_pager_at_each_point_and_empty_cells_for_what_is_absent(
+    swept: Any,
+) -> None:
+    rows = _rows(format_result(swept, "csv"))
+    assert [(row["vcpus"], row["label"], row["verified"]) for row in rows] == [
+        ("2", "none", "yes"),
+        ("2", "uffd", "yes"),
+        ("2", "exit(sigbus)", "yes"),
+        ("160", "none", "yes"),
+        ("160", "uffd", "FAILED"),
+        ("160", "exit(sigbus)", "skipped"),
+    ]
+    assert rows[1]["pages_per_s"] == "200000.0"
+    assert (rows[1]["pages_per_s_low"], rows[1]["pages_per_s_high"]) == ("100000.0", "300000.0")
+    assert rows[1]["touch_pages"] == ""
+    assert (rows[4]["pages_per_s"], rows[4]["ratio"], rows[4]["failed_trials"]) == ("", "", "1")
+    assert rows[5]["reason"] == "not enough memory"
+
+
+def test_json_has_the_same_rows_and_says_what_it_is(swept: Any) -> None:
+    document = json.loads(format_result(swept, "json"))
+    assert (document["schema"], document["version"]) == ("kvmpc-rows", 1)
+    as_csv = _rows(format_result(swept, "csv"))
+    assert list(document["rows"][0]) == list(as_csv[0])
+    assert document["rows"][4]["pages_per_s"] is None
+    assert {"unsteady"} == {warning["code"] for warning in document["warnings"]}
+
+
+def test_markdown_has_a_table_for_each_point(swept: Any) -> None:
+    text = format_result(swept, "markdown")
+    assert text.count("| pager |") == 2
+    assert "**vcpus=160**" in text
+    assert "| uffd | - | - |" in text
+    widths = {line.count(" | ") for line in text.splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+
+
+def test_a_table_of_points_names_them_and_tells_notes_once(swept: Any) -> None:
+    text = format_result(swept, "table")
+    lines = text.splitlines()
+    assert lines.index("vcpus=2") < lines.index("vcpus=160")
+    assert text.count("ratio: to uffd") == 1
+    assert "No ratios at vcpus=160: uffd" in text
+    assert "uffd failed at vcpus=160 (1 of 4 trials): wrong # tag?[2J" in text
+    assert "skipped exit(sigbus) at vcpus=160: not enough memory" in text
+    assert "work: 2 points, 64M of memory a vCPU, sequential, write, 4 rounds" in text
+    assert max(map(len, lines)) <= MAX_COLUMNS
+    # Columns of all points stand below each other.
+    assert len({line.index("zeros" if "zeros" in line else "yes") for line in lines
+                if line.startswith(("none ", "exit(")) and line.endswith("yes")}) == 1  # fmt: skip
+
+
+# Checks.
+
+
+def test_ktap_of_a_check_has_not_ok_for_what_turned_red(checked: Any) -> None:
+    text = format_check(checked, "ktap")
+    tests = {name: (ok, skip) for ok, name, skip in _tests(text)}
+    assert tests["uffd: rate"] == ("not ok", None)
+    assert tests["exit(sigbus)"] == ("not ok", None)
+    assert tests["none: rate"] == ("ok", None)
+    assert tests["gone"] == ("ok", "not compared: not in the result")
+    assert tests["new"] == ("ok", "not compared: not in the baseline")
+    assert re.search(r"^# uffd: rate: worse: 100,500 to 80,440, -20.0% \[", text, re.MULTILINE)
+
+
+def test_the_table_of_a_check_begins_with_what_turned_red(checked: Any) -> None:
+    text = format_check(checked, "table")
+    lines = text.splitlines()
+    assert lines[2].split()[:3] == ["WORSE", "uffd", "rate"]
+    assert lines[3].split()[:2] == ["FAILED", "exit(sigbus)"]
+    assert lines[4].split()[:3] == ["better", "none", "rate"]
+    assert "REGRESSION: 1 worse, 1 failed, 1 better, 4 same." in text
+    assert "failed: exit(sigbus): 1 of 11 trials failed: vcpu1: page 22 holds" in text
+    assert "not compared: gone: not in the result" in text
+    assert max(map(len, lines)) <= MAX_COLUMNS
+
+
+def test_json_and_csv_of_a_check_hold_every_number(checked: Any) -> None:
+    document = json.loads(format_check(checked, "json"))
+    assert (document["schema"], document["status"]) == ("kvmpc-check", "worse")
+    assert document["rows"][0]["verdict"] == "worse"
+    assert document["rows"][0]["change"] == pytest.approx(-0.2, abs=0.001)
+    assert document["rows"][1]["change"] is None
+    rows = _rows(format_check(checked, "csv"))
+    assert [row["verdict"] for row in rows] == [row["verdict"] for row in document["rows"]]
+    assert list(rows[0]) == list(document["rows"][0])
+    assert rows[1]["change"] == ""
+
+
+def test_a_long_point_and_label_fit_the_table(make_result: Make, make_trial: Make) -> None:
+    spec = "uffd,readers=4,uffds=per-vcpu,fetch=pipelined"
+    pagers = (spec,)
+    points = tuple(
+        Point(options={"vcpus": n, "mem_per_vcpu_bytes": n << 30, "order": f"order{n}",
+                       "fetch_delay_ns": 1000 * n}, pagers=pagers)
+        for n in (100, 160)
+    )  # fmt: skip
+    result = make_result(
+        *(make_trial(spec, number, 1e9 * number**3, point=at)
+          for number in range(1, 11) for at in (0, 1)),
+        points=points,
+        pagers=pagers,
+        labels=pagers,
+    )  # fmt: skip
+    slower = [replace(t, metrics={**t.metrics, "pages_per_s": t.metrics["pages_per_s"] / 30})
+              for t in result.trials]  # fmt: skip
+    red = replace(result, trials=tuple(slower))
+    for text in (
+        format_check(check([result], [red], Criteria()), "table"),
+        format_check(check([red], [result], Criteria()), "table"),
+        format_check(check([result], [result], Criteria()), "table"), format_result(result, "table")
+    ):  # fmt: skip
+        assert max(map(len, text.splitlines())) <= MAX_COLUMNS

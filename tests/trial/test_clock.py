@@ -1,0 +1,97 @@
+"""Guest and host read the same clock, and the loops' stamps enclose the guest's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from kvmpc.kernel.kvm import Kvm, Vcpu
+from kvmpc.result.records import TrialResult
+from kvmpc.trial import tally
+
+pytestmark = pytest.mark.kvm
+
+
+@dataclass(frozen=True)
+class Span:
+    """TSC cycles from start to end of one vCPU, as the host's loop and as the guest saw it."""
+
+    host_start: int
+    host_end: int
+    guest_start: int
+    guest_end: int
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> list[Span]:
+    """Every vCPU's span of each trial that is run."""
+    found: list[Span] = []
+    metrics = tally.metrics
+
+    def keep(*arguments: Any, **named: Any) -> dict[str, float]:
+        for index, record in enumerate(named["vcpus"]):
+            guest = named["guest"].record(index)
+            found.append(
+                Span(record.start_cycles, record.end_cycles, guest.start_cycles, guest.end_cycles)
+            )
+        return metrics(*arguments, **named)
+
+    monkeypatch.setattr(tally, "metrics", keep)
+    return found
+
+
+def _shares_tsc(kvm: Kvm) -> bool:
+    with kvm.create_vm() as vm:
+        return vm.create_vcpu(0).share_host_tsc()
+
+
+@pytest.mark.parametrize("spec", ["none", "uffd", "exit"])
+def test_a_guest_with_the_hosts_tsc_runs_within_the_hosts_stamps(
+    run: Callable[..., TrialResult], kvm: Kvm, spans: list[Span], spec: str
+) -> None:
+    if not _shares_tsc(kvm):
+        pytest.skip("KVM_VCPU_TSC_OFFSET is not offered here")
+    assert run(spec, pages=997).error is None
+    assert len(spans) == 3
+    for span in spans:
+        assert span.host_start <= span.guest_start < span.guest_end <= span.host_end
+
+
+@pytest.mark.parametrize("spec", ["none", "uffd", "exit"])
+def test_the_guest_is_never_longer_at_it_than_its_thread(
+    run: Callable[..., TrialResult], spans: list[Span], spec: str
+) -> None:
+    assert run(spec, pages=997).error is None
+    for span in spans:
+        host, guest = span.host_end - span.host_start, span.guest_end - span.guest_start
+        assert 0 < guest <= 1.01 * host
+
+
+def test_the_guests_tsc_rate_is_told_and_agrees_with_the_hosts_clock(
+    run: Callable[..., TrialResult],
+) -> None:
+    result = run("exit", pages=997, fetch_delay_ns=100_000, vcpus=1)
+    assert result.guest_tsc_khz > 0
+    assert not [caution for caution in result.warnings if "TSC" in caution.text]
+    # One vCPU's touches, each timed by the guest, cannot take longer than the trial.
+    sum_cycles = sum(lowest * touches for lowest, _, touches in result.histogram_cycles)
+    assert sum_cycles / result.guest_tsc_khz * 1e6 <= 1.01 * result.elapsed_ns
+    # Each waits for a fetch, which the host's clock timed.
+    assert result.metrics["fault_p50_ns"] >= 0.9 * 100_000
+
+
+@pytest.mark.parametrize("odd", [0, 1, 2])
+def test_one_vcpu_without_the_hosts_tsc_is_enough_for_the_guest_not_to_have_it(
+    run: Callable[..., TrialResult], kvm: Kvm, monkeypatch: pytest.MonkeyPatch, odd: int
+) -> None:
+    if not _shares_tsc(kvm):
+        pytest.skip("KVM_VCPU_TSC_OFFSET is not offered here")
+    share = Vcpu.share_host_tsc
+    monkeypatch.setattr(Vcpu, "share_host_tsc", lambda vcpu: vcpu.index != odd and share(vcpu))
+    result = run("uffd", vcpus=3, split=True)
+    assert result.guest_tsc_is_host_tsc is False
+    assert "noticed_p50_ns" not in result.metrics
+    assert "split-clock" in {caution.code for caution in result.warnings}

@@ -1,0 +1,313 @@
+"""Placement on a host: what is refused by name, what is done, and what is said of what was got."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvmpc.abi import mempolicy
+from kvmpc.errors import HostError, KernelError, UsageError
+from kvmpc.host.numa import usable_nodes
+from kvmpc.kernel import syscalls
+from kvmpc.kernel.cpu_latency import LatencyRequest
+from kvmpc.run.needs import check
+from kvmpc.trial import seats as placing
+from kvmpc.trial.seats import Place, Seat, memory_cautions
+from kvmpc.units import PAGE_BYTES
+from kvmpc.vm.memory import GuestMemory
+from kvmpc.vm.policy import bind_memory
+from kvmpc.work.placement import Placement
+from kvmpc.work.work import Work
+
+ALLOWED = sorted(os.sched_getaffinity(0))
+NODES = usable_nodes()
+
+
+def make_work(vcpus: int = 2, *, overlap: bool = False, **options: Any) -> Work:
+    """Make work that is placed so."""
+    return Work(
+        vcpus=vcpus,
+        mem_per_vcpu_bytes=PAGE_BYTES,
+        overlap=overlap,
+        placement=Placement(**options),
+    )
+
+
+FIRST_NODE = f"node={NODES[0] if NODES else 0}"
+
+needs_numa = pytest.mark.skipif(not NODES, reason="this kernel has no NUMA nodes")
+
+
+def plant(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def two_nodes(root: Path, *, mems: str = "0-1", free_kib: int = 1 << 20) -> Path:
+    return plant(
+        root,
+        {
+            "proc/self/status": f"Name:\tkvmpc\nMems_allowed_list:\t{mems}\n",
+            "sys/devices/system/node/has_memory": "0-1\n",
+            "sys/devices/system/node/node0/cpulist": "0-1\n",
+            "sys/devices/system/node/node1/cpulist": "2-3\n",
+            "sys/devices/system/node/node1/meminfo": (
+                f"Node 1 MemTotal: 9999999 kB\nNode 1 MemFree: {free_kib} kB\n"
+                "Node 1 Active(file): 10 kB\nNode 1 Inactive(file): 20 kB\n"
+                "Node 1 SReclaimable: 10 kB\n"
+            ),
+        },
+    )
+
+
+# CPUs
+
+
+def test_cpus_that_are_allowed_pass_and_change_nothing() -> None:
+    text = ",".join(map(str, ALLOWED))
+    check(Placement(pin=True, cpus=text, reader_cpus=str(ALLOWED[-1])), 1)
+    assert sorted(os.sched_getaffinity(0)) == ALLOWED
+
+
+@pytest.mark.parametrize("option", ["--cpus", "--reader-cpus"])
+def test_a_cpu_that_is_not_to_be_had_is_refused_with_why_and_what_is_allowed(
+    tmp_path: Path, option: str
+) -> None:
+    missing, off, elsewhere, forbidden = (ALLOWED[-1] + n for n in (4, 3, 2, 1))
+    plant(
+        tmp_path,
+        {
+            "sys/devices/system/cpu/present": f"0-{off}\n",
+            "sys/devices/system/cpu/online": f"0-{elsewhere}\n",
+            "proc/self/cgroup": "0::/job\n",
+            "sys/fs/cgroup/job/cpuset.cpus.effective": f"0-{forbidden}\n",
+        },
+    )
+    text = f"{ALLOWED[0]},{forbidden}-{missing}"
+    placement = Placement(**{option.strip("-").replace("-", "_"): text})
+    with pytest.raises(UsageError) as refused:
+        check(placement, 1, tmp_path)
+    said = str(refused.value)
+    assert refused.value.option == option
+    assert refused.value.given == text
+    assert f"{missing}: not in this machine" in said
+    assert f"{off}: offline" in said
+    assert f"{elsewhere}: outside this process's cpuset" in said
+    assert f"{forbidden}: outside this process's affinity" in said
+
+
+def test_a_cpu_of_another_machine_is_refused_here() -> None:
+    with pytest.raises(UsageError, match="8191: not in this machine"):
+        check(Placement(cpus="8191"), 1)
+
+
+def test_a_seat_is_taken_by_the_thread_that_sits_down_and_by_no_other() -> None:
+    seat = Seat(frozenset({ALLOWED[-1]}))
+
+    def sit() -> None:
+        seat.take()
+        seat.leave()
+
+    thread = threading.Thread(target=sit)
+    thread.start()
+    thread.join()
+    assert seat.cpu == ALLOWED[-1]
+    assert seat.got == {ALLOWED[-1]}
+    assert sorted(os.sched_getaffinity(0)) == ALLOWED
+    assert placing.got([seat]) == {"cpu": (ALLOWED[-1],), "cpus_allowed": (1,)}
+
+
+def test_a_seat_that_is_gone_is_a_typed_error() -> None:
+    with pytest.raises(KernelError, match="sched_setaffinity to CPUs"):
+        Seat(frozenset({8191})).take()
+
+
+def test_a_thread_that_was_moved_away_is_told_of() -> None:
+    with Place(make_work(pin=True)) as place:
+        place.seat_readers(1)
+        for seat in (*place.vcpus, *place.readers):
+            assert seat.cpus is not None
+            seat.got = seat.cpus
+        assert place.cautions({}) == []
+        place.vcpus[1].got = frozenset({8190, 8191})
+        (caution,) = place.cautions({})
+    assert caution.code == "affinity-changed"
+    assert "8190-8191" in caution.text
+
+
+def test_nothing_asked_for_leaves_threads_alone() -> None:
+    with Place(make_work()) as place:
+        place.seat_readers(1)
+        assert [seat.cpus for seat in (*place.vcpus, *place.readers)] == [None] * 3
+        assert place.metrics() == {}
+        assert place.cautions({}) == []
+
+
+# NUMA
+
+
+@pytest.mark.parametrize("numa", ["local", "interleave", "node=0"])
+def test_a_kernel_without_numa_is_a_host_that_cannot(tmp_path: Path, numa: str) -> None:
+    with pytest.raises(HostError, match="no NUMA nodes") as refused:
+        check(Placement(numa=numa), 1, tmp_path)
+    assert "CONFIG_NUMA" in refused.value.remedy
+
+
+@pytest.mark.parametrize(("mems", "listed"), [("0-1", "0-1"), ("0", "0")])
+def test_a_node_that_is_not_to_be_had_is_refused_with_those_that_are(
+    tmp_path: Path, mems: str, listed: str
+) -> None:
+    node = 1 if mems == "0" else 2
+    with pytest.raises(UsageError) as refused:
+        check(Placement(numa=f"node={node}"), 1, two_nodes(tmp_path, mems=mems))
+    assert refused.value.option == "--numa"
+    assert refused.value.given == f"node={node}"
+    assert refused.value.allowed.endswith(f": {listed}")
+
+
+def test_a_node_without_room_is_a_host_that_cannot(tmp_path: Path) -> None:
+    # Half of what would have to be dropped first counts: 20 KiB.
+    two_nodes(tmp_path, free_kib=72)
+    with pytest.raises(HostError, match="on node 1"):
+        check(Placement(numa="node=1"), 24, tmp_path)
+
+
+@needs_numa
+@pytest.mark.parametrize("numa", ["local", "interleave", FIRST_NODE])
+def test_a_policy_that_can_be_had_passes(numa: str) -> None:
+    check(Placement(numa=numa), 1)
+
+
+@needs_numa
+@pytest.mark.parametrize(
+    ("numa", "policy"),
+    [("local", "local"), ("interleave", "interleave:"), (FIRST_NODE, "bind:")],
+)  # fmt: skip
+def test_guest_memory_has_the_policy_and_the_low_slot_has_not(numa: str, policy: str) -> None:
+    with GuestMemory(PAGE_BYTES, 23 * PAGE_BYTES, Placement(numa=numa)) as memory:
+        syscalls.write_own_memory(memory.hva_of_page(22), b"x")
+        policies = {}
+        with open("/proc/self/numa_maps", encoding="ascii", errors="replace") as file:
+            for line in file:
+                start, word, *_ = line.split()
+                policies[int(start, 16)] = word
+        assert policies[memory.data_hva].startswith(policy)
+        assert policies.get(memory.low_hva, "default") == "default"
+        assert sum(memory.pages_per_node().values()) == 1
+
+
+@pytest.mark.parametrize("node", [0, 63, 64, 1022])
+def test_a_node_mask_reaches_the_kernel_whole(monkeypatch: pytest.MonkeyPatch, node: int) -> None:
+    seen = {}
+
+    def syscall(number: int, *arguments: int, call: str) -> int:
+        del number, call
+        address, bits = arguments[3:5]
+        seen["bits"] = bits
+        seen["mask"] = ctypes.string_at(address, -(-bits // 64) * 8)
+        return 0
+
+    monkeypatch.setattr(syscalls, "syscall", syscall)
+    syscalls.mbind(0, PAGE_BYTES, mempolicy.MPOL_BIND, [node])
+    # One more than the highest bit: the kernel counts one less.
+    assert seen["bits"] == node + 2
+    assert int.from_bytes(seen["mask"], "little") == 1 << node
+
+
+@pytest.mark.parametrize("number", ["EPERM", "ENOSYS"])
+def test_an_mbind_that_is_not_permitted_comes_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    def mbind(*_: object) -> None:
+        raise KernelError("mbind", getattr(errno, number))
+
+    monkeypatch.setattr(syscalls, "mbind", mbind)
+    with pytest.raises(HostError, match="seccomp"):
+        bind_memory(Placement(numa="local"), 0, PAGE_BYTES)
+
+
+CPUS_BY_NODE = {0: frozenset({0, 1}), 1: frozenset({2, 3})}
+
+
+@pytest.mark.parametrize(
+    ("numa", "pages", "vcpu_cpus", "off"),
+    [
+        ("node=1", {"1": 994}, [{0}, {0}], 0),
+        ("node=1", {"0": 1, "1": 993}, [{0}, {0}], 1),
+        ("local", {"0": 994}, [{0}, {1}], 0),
+        ("local", {"0": 497, "1": 497}, [{0}, {2}], 0),
+        # As with one reader, on the node of only one of the vCPUs.
+        ("local", {"1": 994}, [{0}, {2}], 497),
+        ("local", {"0": 23, "1": 971}, [{3}, {2}], 23),
+        # May run on both nodes: not known to be away from its pages.
+        ("local", {"1": 994}, [{0, 1, 2, 3}, {2}], 0),
+        ("local", {"2": 994}, [{0, 1, 2, 3}, {2}], 994),
+        (None, {"0": 994}, [{3}, {3}], 994),
+        (None, {"0": 500, "1": 494}, [{0, 1, 2, 3}] * 2, 0),
+        ("interleave", {"0": 497, "1": 497}, [{0}, {0}], 0),
+        ("interleave", {"0": 516, "1": 478}, [{0}, {0}], 0),
+        ("interleave", {"0": 600, "1": 394}, [{0}, {0}], 103),
+        ("interleave", {"0": 994}, [{0}, {0}], 497),
+        ("interleave", {"0": 450, "1": 450, "2": 94}, [{0}, {0}], 94),
+        ("interleave", {}, [{0}, {0}], 0),
+        ("node=0", {}, [{0}, {0}], 0),
+    ],
+)
+def test_pages_on_other_nodes_than_asked_or_than_their_vcpus_are_told_of(
+    numa: str | None, pages: dict[str, int], vcpu_cpus: list[set[int]], off: int
+) -> None:
+    work, seats = make_work(numa=numa), [frozenset(cpus) for cpus in vcpu_cpus]
+    found = memory_cautions(work, pages, seats, CPUS_BY_NODE, [0, 1])
+    assert len(found) == (1 if off else 0)
+    for caution in found:
+        assert caution.code == ("numa-uneven" if numa == "interleave" else "numa-elsewhere")
+        assert caution.text.startswith(f"{off} of 994 pages are ")
+
+
+def test_pages_that_all_vcpus_share_may_be_near_any_of_them() -> None:
+    seats = [frozenset({0}), frozenset({2})]
+    work = make_work(numa="local", overlap=True)
+    assert memory_cautions(work, {"1": 997}, seats, CPUS_BY_NODE, [0, 1]) == []
+    assert memory_cautions(work, {"2": 997}, seats, CPUS_BY_NODE, [0, 1])
+
+
+def test_a_host_with_one_node_has_nothing_to_tell() -> None:
+    work, node = make_work(numa="interleave"), {0: frozenset({0})}
+    assert memory_cautions(work, {"0": 997}, [frozenset({0})] * 2, node, [0]) == []
+
+
+# Idle states
+
+
+def test_a_host_without_the_latency_device_cannot(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="ENOENT") as refused:
+        check(Placement(cpu_latency_us=0), 1, tmp_path)
+    assert "CONFIG_CPU_IDLE" in refused.value.remedy
+
+
+@pytest.mark.skipif(not os.access("/dev/cpu_dma_latency", os.W_OK), reason="needs the device")
+def test_a_latency_request_is_in_force_while_it_is_open_and_gone_afterwards() -> None:
+    def in_force_us() -> int:
+        return int(struct.unpack("=i", Path("/dev/cpu_dma_latency").read_bytes()[:4])[0])
+
+    before_us = in_force_us()
+    asked_us = min(23, before_us)
+    with LatencyRequest(asked_us) as request:
+        assert request.in_force_us() == asked_us
+        assert in_force_us() == asked_us
+        with Place(make_work(cpu_latency_us=997)) as place:
+            assert place.metrics() == {"cpu_latency_us": asked_us}
+            (caution,) = place.cautions({})
+            assert caution.code == "cpu-latency"
+            assert "997" in caution.text
+    assert in_force_us() == before_us

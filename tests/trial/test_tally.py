@@ -1,0 +1,245 @@
+"""From records to numbers: sums, what is absent, and when something is warned about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kvmpc.caution import Caution
+from kvmpc.loops.records import ReaderRecord, VcpuRecord
+from kvmpc.trial import tally
+from kvmpc.units import PAGE_BYTES
+from kvmpc.vm.record import GuestRecord
+from kvmpc.work.work import Work
+
+GATE_NS = 1_000_000
+
+
+class FakeGuest:
+    """Records of a guest that is not there."""
+
+    def __init__(self, vcpus: int) -> None:
+        self.records = [GuestRecord() for _ in range(vcpus)]
+
+    def record(self, vcpu: int) -> GuestRecord:
+        """Return vCPU `vcpu`'s record."""
+        return self.records[vcpu]
+
+
+def make_vcpu(start_ns: int, end_ns: int, **fields: int) -> VcpuRecord:
+    """Make a vCPU's record, times from the gate, at 3 cycles to a nanosecond."""
+    return _filled(VcpuRecord(), start_ns, end_ns, fields)
+
+
+def make_reader(start_ns: int, end_ns: int, **fields: int) -> ReaderRecord:
+    """Make a reader's record in the same way."""
+    return _filled(ReaderRecord(), start_ns, end_ns, fields)
+
+
+def _filled(record: Any, start_ns: int, end_ns: int, fields: dict[str, int]) -> Any:
+    times = {
+        "start_ns": GATE_NS + start_ns,
+        "end_ns": GATE_NS + end_ns,
+        "start_cycles": 3 * (GATE_NS + start_ns),
+        "end_cycles": 3 * (GATE_NS + end_ns),
+        "returns": 1,
+    }
+    for name, value in (times | fields).items():
+        setattr(record, name, value)
+    return record
+
+
+@pytest.fixture
+def measured() -> Callable[..., dict[str, float]]:
+    """Return the metrics of a trial of 2 vCPUs with 23 pages each and one reader."""
+
+    def measured(
+        vcpus: list[VcpuRecord] | None = None, guest: FakeGuest | None = None, **options: Any
+    ) -> dict[str, float]:
+        work = Work(vcpus=2, mem_per_vcpu_bytes=23 * PAGE_BYTES, **options)
+        if guest is None:
+            guest = FakeGuest(2)
+            for record in guest.records:
+                record.histogram[20] = 23
+                record.longest_cycles = 20
+        if vcpus is None:
+            vcpus = [
+                make_vcpu(100, 46_000_000, cpu_start_ns=5, cpu_end_ns=1_000_005),
+                make_vcpu(300, 23_000_000, cpu_start_ns=0, cpu_end_ns=2_000_000),
+            ]
+        reader = make_reader(
+            -500, 46_500_000, cpu_end_ns=4_000_000, fetches=46, installs=45, eexist=1,
+            install_cycles=46 * 3 * 700, fetch_cycles=46 * 3 * 50_000,
+        )  # fmt: skip
+        return tally.metrics(
+            work,
+            gate_ns=GATE_NS,
+            vcpus=vcpus,
+            readers=[reader],
+            guest=guest,  # type: ignore[arg-type]
+            guest_tsc_khz=2_000_000.0,
+        )
+
+    return measured
+
+
+def test_a_rate_is_the_pages_by_the_time_from_the_gate_to_the_last_vcpus_end(
+    measured: Callable[..., dict[str, float]],
+) -> None:
+    metrics = measured()
+    assert metrics["pages_per_s"] == pytest.approx(1000.0)
+    assert metrics["mib_per_s"] == pytest.approx(1000 / 256)
+    assert metrics["start_skew_ns"] == 300
+
+
+def test_pages_of_overlapping_vcpus_count_once(measured: Callable[..., dict[str, float]]) -> None:
+    assert measured(overlap=True)["pages_per_s"] == pytest.approx(500.0)
+
+
+def test_cpu_time_is_summed_over_threads_and_set_against_the_memory(
+    measured: Callable[..., dict[str, float]],
+) -> None:
+    metrics = measured()
+    assert metrics["cpu_vcpus_s"] == pytest.approx(0.003)
+    assert metrics["cpu_readers_s"] == pytest.approx(0.004)
+    assert metrics["cpu_s_per_gib"] == pytest.approx(0.007 * 2**30 / (46 * 4096))
+
+
+def test_install_and_fetch_times_are_means_in_ns(
+    measured: Callable[..., dict[str, float]],
+) -> None:
+    metrics = measured(fetch_delay_ns=50_000)
+    assert metrics["install_ns_per_page"] == pytest.approx(700)
+    assert metrics["fetch_ns_per_page"] == pytest.approx(50_000)
+
+
+def test_a_fetch_that_was_not_simulated_has_no_metric(
+    measured: Callable[..., dict[str, float]],
+) -> None:
+    assert "fetch_ns_per_page" not in measured()
+
+
+@pytest.mark.parametrize("options", [{"overlap": True}, {"timed": False}])
+def test_fault_times_are_absent_where_they_would_be_none(
+    measured: Callable[..., dict[str, float]], options: dict[str, bool]
+) -> None:
+    assert not [key for key in measured(**options) if key.startswith("fault_")]
+
+
+def test_fault_times_are_in_ns_of_the_guests_clock(
+    measured: Callable[..., dict[str, float]],
+) -> None:
+    metrics = measured()
+    assert metrics["fault_max_ns"] == pytest.approx(10)
+    assert metrics["fault_p50_ns"] == pytest.approx(10, rel=0.1)
+
+
+def test_no_quantile_is_longer_than_the_longest_touch(
+    measured: Callable[..., dict[str, float]],
+) -> None:
+    guest = FakeGuest(2)
+    for record in guest.records:
+        record.histogram[400] = 23
+        record.longest_cycles = tally.bucket_bounds(400)[0]
+    metrics = measured(guest=guest)
+    keys = [f"fault_{key}_ns" for key in ("p50", "p90", "p99", "p999", "max")]
+    assert len({metrics[key] for key in keys}) == 1
+
+
+def test_counts_are_sums_over_threads_and_repeats_the_most_of_any() -> None:
+    vcpus = [
+        make_vcpu(0, 1, kvm_runs=24, installs=23, exits_registers=23, repeats_most=3, repeats=3),
+        make_vcpu(0, 1, kvm_runs=25, installs=22, exits_annotated=23, repeats_most=7, returns=4),
+    ]
+    readers = [make_reader(0, 1, received=5, installs=1), make_reader(0, 1, received=6)]
+    counts = tally.counts(vcpus, readers)
+    assert counts["kvm_runs"] == 49
+    assert counts["installs"] == 46
+    assert counts["exits_registers"] == counts["exits_annotated"] == 23
+    assert counts["received"] == 11
+    assert counts["repeats_most"] == 7
+    assert "repeats" not in counts
+    # Each thread's last return is no rare path.
+    assert counts["returns"] == 3
+
+
+def test_without_readers_nothing_of_readers_is_counted() -> None:
+    counts = tally.counts([make_vcpu(0, 1)], [])
+    assert "received" not in counts
+    assert counts["returns"] == 0
+
+
+def test_the_histogram_sums_vcpus_and_leaves_empty_buckets_out() -> None:
+    guest = FakeGuest(3)
+    for record in guest.records:
+        record.histogram[33] = 7
+    guest.records[1].histogram[0] = 2
+    work = Work(vcpus=3, mem_per_vcpu_bytes=23 * PAGE_BYTES)
+    assert tally.histogram(guest, work) == ((0, 0, 2), (34, 35, 21))  # type: ignore[arg-type]
+
+
+def _warnings(**options: Any) -> list[Caution]:
+    work = Work(
+        vcpus=10, mem_per_vcpu_bytes=100 * PAGE_BYTES, overlap=options.pop("overlap", False)
+    )
+    sound = {
+        "elapsed_ns": 100_000_000,
+        "start_skew_ns": 1_000_000,
+        "returns": 1,
+        "guest_tsc_khz": 2e6,
+        "tsc_khz_seen": 2.01e6,
+    }
+    return tally.warnings(work, **(sound | options))
+
+
+def test_a_sound_trial_has_no_warning() -> None:
+    assert _warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"start_skew_ns": 1_000_001}, "the last vCPU started 1.0% of the trial after the gate"),
+        ({"returns": 2}, "2 returns to Python on rare paths, more than 1 per 1000 pages"),
+        ({"tsc_khz_seen": 2.03e6}, "the guest's TSC runs at 2030.0 MHz by the host's clock"),
+        ({"tsc_khz_seen": 1.97e6}, "fault times are off by 1.5%"),
+    ],
+)
+def test_what_makes_a_trial_less_trustworthy_is_said(options: dict[str, Any], text: str) -> None:
+    (warning,) = _warnings(**options)
+    assert text in warning.text
+
+
+def test_a_short_trial_says_nothing_about_the_tsc() -> None:
+    assert _warnings(tsc_khz_seen=3e6, elapsed_ns=20_000_000, start_skew_ns=0) == []
+
+
+def test_returns_are_set_against_every_vcpus_touches_also_with_overlap() -> None:
+    assert _warnings(overlap=True) == []
+    assert len(_warnings(overlap=True, returns=2)) == 1
+
+
+def test_context_switches_are_summed_by_role_without_the_sleep_at_the_gate() -> None:
+    vcpus = [make_vcpu(0, 1, gate_sleeps=1), make_vcpu(0, 1, gate_sleeps=2)]
+    reader = make_reader(0, 1)
+    for record, voluntary, involuntary in ((vcpus[0], 24, 5), (vcpus[1], 25, 7), (reader, 997, 11)):
+        record.usage_start.ru_nvcsw, record.usage_start.ru_nivcsw = 100, 200
+        record.usage_end.ru_nvcsw = 100 + voluntary
+        record.usage_end.ru_nivcsw = 200 + involuntary
+    counts = tally.counts(vcpus, [reader])
+    assert counts["switches_voluntary_vcpus"] == 23 + 23
+    assert counts["switches_involuntary_vcpus"] == 12
+    assert counts["switches_voluntary_readers"] == 997
+    assert counts["switches_involuntary_readers"] == 11
+
+
+def test_a_thread_that_never_came_to_its_end_switched_no_negative_times() -> None:
+    record = make_vcpu(0, 1)
+    record.usage_start.ru_nvcsw = 23
+    assert tally.switches(record) == (0, 0)
+
+
+def test_switches_of_readers_are_absent_without_readers() -> None:
+    assert not [key for key in tally.counts([make_vcpu(0, 1)], []) if key.endswith("_readers")]
