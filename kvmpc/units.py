@@ -28,7 +28,9 @@ MIB = 1 << 20
 GIB = 1 << 30
 
 PAGE_BYTES = 4096
-"""Bytes in the page kvmpc demand-pages: x86-64's base page. Source: ``PAGE_SIZE``."""
+"""Bytes in x86-64's base page: what tables, records and stacks are counted in.
+
+What is missing, installed and counted is `Work.unit_bytes`. Source: ``PAGE_SIZE``."""
 
 MAX_COUNTS = 10_000
 """Numbers that a range may stand for: more is a slip of the pen."""

@@ -74,9 +74,9 @@ class Work:
     def __post_init__(self) -> None:
         if self.vcpus < 1:
             raise UsageError("--vcpus", self.vcpus, "1 up to what KVM allows")
-        size = self.mem_per_vcpu_bytes
-        if size < PAGE_BYTES or size % PAGE_BYTES:
-            raise UsageError("--mem-per-vcpu", size, f"a multiple of the page, {PAGE_BYTES} bytes")
+        size, unit = self.mem_per_vcpu_bytes, self.unit_bytes
+        if size < unit or size % unit:
+            raise UsageError("--mem-per-vcpu", size, f"a multiple of the page, {unit} bytes")
         if self.touch_pages is not None and not 1 <= self.touch_pages <= self.pages_per_part:
             raise UsageError(
                 "--touch-pages",
@@ -104,9 +104,23 @@ class Work:
         return self.timeline or self.passes > 1
 
     @property
+    def unit_bytes(self) -> int:
+        """Bytes in a page of demand-paged memory: what is missing, fetched, installed and counted.
+
+        A power of two. The base page, as long as nothing else backs guest memory; never the size
+        of tables, records or stacks, which is `PAGE_BYTES`.
+        """
+        return PAGE_BYTES
+
+    @property
+    def unit_shift(self) -> int:
+        """The power of two that `unit_bytes` is."""
+        return self.unit_bytes.bit_length() - 1
+
+    @property
     def pages_per_part(self) -> int:
         """Pages in one vCPU's part, touched or not."""
-        return self.mem_per_vcpu_bytes // PAGE_BYTES
+        return self.mem_per_vcpu_bytes // self.unit_bytes
 
     @property
     def touched_per_part(self) -> int:
