@@ -2,14 +2,16 @@
 
 Keystone 0.9.2 drops an unknown base register, reads memory where a symbol was meant, truncates
 what does not fit, takes ``010`` for octal and ``;`` for a new statement, all in silence. So this
-module parses each line itself and hands over only what `kvmpc.assembler.instructions` has checked:
+module parses each line itself and hands over only what `kvmpc.assembler.x86_64` has checked:
 registers, mnemonics and literals. Branches to labels are encoded here, always with a 32-bit
 distance, so that lengths never depend on distances.
 
 The language: Intel syntax, one statement a line, ``;`` to the end of the line is a comment;
 ``name:`` (``.name:`` is local to the last ``name:`` of its file) alone or before an instruction;
 ``.if NAME``, ``.if !NAME``, ``.else``, ``.endif``, ``.align N``. ``SYSCALL`` is a system call, or
-in a test build a call of the scripted kernel.
+in a test build a call of the scripted kernel. ``.macro name a, b`` to ``.endm`` gives instructions
+a name: where it stands as a mnemonic, they are put in with its operands for `a` and `b`; it holds
+no label, no directive and no other macro, and is known to all files behind it.
 
 Whatever is wrong is an AssemblerError with file, line and reason. It is a defect of kvmpc's own
 source, never of what a user typed, so it stands outside the tree of `kvmpc.errors`.
@@ -24,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kvmpc.assembler.instructions import (
+from kvmpc.assembler.x86_64 import (
     CONDITIONS,
     CONSTANT,
     FORMS,
@@ -51,6 +53,21 @@ class AssemblerError(Exception):
 
     def __str__(self) -> str:
         return f"{self.source}:{self.line}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class _Macro:
+    """What a macro's name stands for; `lines` has the parameters by their names."""
+
+    parameters: tuple[str, ...]
+    lines: list[str] = dataclasses.field(default_factory=list)
+
+    def expand(self, operands: Sequence[str]) -> list[str]:
+        """Return the lines with `operands` for the parameters."""
+        if len(operands) != len(self.parameters):
+            raise Defect(f"takes {len(self.parameters)} operands, not {len(operands)}")
+        given = dict(zip(self.parameters, operands, strict=True))
+        return [_WORD.sub(lambda word: given.get(word[0], word[0]), line) for line in self.lines]
 
 
 @dataclass(frozen=True)
@@ -90,6 +107,7 @@ _BRANCHES = {"jmp": b"\xe9", "call": b"\xe8"} | {
     f"j{name}": bytes((0x0F, 0x80 + code)) for name, code in CONDITIONS.items()
 }
 _LABEL = re.compile(r"\.?[a-z_][a-z0-9_]*")
+_WORD = re.compile(r"[A-Za-z_][\w.]*")
 _LABELLED = re.compile(r"([^:]*):[ \t]*(.*)")
 
 
@@ -129,6 +147,8 @@ class _Builder:
         self.origin = ("", 0)
         self.scope = ""
         self.conditions: list[tuple[int, bool, bool]] = []  # line of .if, active now, .else seen
+        self.macros: dict[str, _Macro] = {}
+        self.open_macro: tuple[int, _Macro] | None = None  # line of .macro
 
     def add_source(self, source: str, text: str) -> None:
         self.scope = ""
@@ -139,12 +159,17 @@ class _Builder:
         if self.conditions:
             self.origin = (source, self.conditions[-1][0])
             raise Defect(".if without .endif")
+        if self.open_macro:
+            self.origin = (source, self.open_macro[0])
+            raise Defect(".macro without .endm")
 
     def add(self, statement: str) -> None:
         odd = re.search(r"[^\t -~]", statement)
         if odd:
             raise Defect(f"unexpected character {odd[0]!r}")
-        if self.conditional(statement) or not all(active for _, active, _ in self.conditions):
+        if self.in_macro(statement) or self.conditional(statement):
+            return
+        if not all(active for _, active, _ in self.conditions):
             return
         labelled = _LABELLED.fullmatch(statement)
         if labelled:
@@ -153,10 +178,46 @@ class _Builder:
         words = statement.split(maxsplit=1)
         if words and words[0] == ".align" and not labelled:
             self.align(words[1] if len(words) == 2 else "")
+        elif words and words[0] == ".macro" and not labelled:
+            self.begin_macro(words[1] if len(words) == 2 else "")
         elif words and words[0].startswith("."):
             raise Defect(f"unknown directive {words[0]!r}, or not alone on its line")
+        elif words and words[0] in self.macros:
+            self.expand(words[0], words[1] if len(words) == 2 else "")
         elif words:
             self.instruction(words[0], words[1] if len(words) == 2 else "")
+
+    def begin_macro(self, text: str) -> None:
+        name, _, rest = text.partition(" ")
+        parameters = tuple(word.strip() for word in rest.split(",")) if rest.strip() else ()
+        for word in (name, *parameters):
+            if not _LABEL.fullmatch(word) or word.startswith(".") or word in REGISTERS:
+                raise Defect(f"{word!r} cannot be the name of a macro or of its operand")
+        if name in self.macros or name in FORMS or name in _BRANCHES or name in PREFIXES:
+            raise Defect(f"{name!r} means something already")
+        if len(set(parameters)) < len(parameters):
+            raise Defect(f"two operands of {name!r} have one name")
+        self.open_macro = (self.origin[1], _Macro(parameters))
+        self.macros[name] = self.open_macro[1]
+
+    def in_macro(self, statement: str) -> bool:
+        """Keep a line of the macro that is open; return whether there was one."""
+        if self.open_macro is None:
+            return False
+        words = statement.split(maxsplit=1)
+        if statement == ".endm":
+            self.open_macro = None
+        elif words:
+            if ":" in statement or words[0].startswith(".") or words[0] in self.macros:
+                raise Defect("a macro holds no label, no directive and no macro")
+            self.open_macro[1].lines.append(statement)
+        return True
+
+    def expand(self, name: str, text: str) -> None:
+        operands = [word.strip(" \t") for word in text.split(",")] if text else []
+        for line in self.macros[name].expand(operands):
+            mnemonic, *rest = line.split(maxsplit=1)
+            self.instruction(mnemonic, rest[0] if rest else "")
 
     def conditional(self, statement: str) -> bool:
         """Obey .if, .else and .endif; return whether it was one of them."""

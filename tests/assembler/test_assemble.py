@@ -423,6 +423,50 @@ def test_unbalanced_conditions_are_refused() -> None:
         assemble([("a.asm", "nop\n.if TIMED\nnop"), ("b.asm", ".endif")], SYMBOLS)
 
 
+MACRO = ".macro twice to, by\n    add to, by\n    add to, by\n.endm\n"
+
+
+def test_a_macro_puts_its_instructions_in_with_the_operands_given() -> None:
+    program = build(MACRO + "twice rax, [rbx + vcpu.pages]\ntwice rcx, NINE")
+    plain = "add rax, [rbx + vcpu.pages]\n" * 2 + "add rcx, NINE\n" * 2
+    assert program.code == code_of(plain)
+    assert [line.line for line in program.listing] == [5, 5, 6, 6]
+    assert build(MACRO).code == b""
+
+
+def test_a_macro_is_known_to_the_files_behind_it() -> None:
+    program = assemble([("a.asm", MACRO), ("b.asm", "at: twice rax, 1")], SYMBOLS)
+    assert [line.source for line in program.listing] == ["b.asm"] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (MACRO + "twice rax", "takes 2 operands, not 1"),
+        (MACRO + "twice rax, 1, 2", "takes 2 operands, not 3"),
+        (MACRO + "twice rax, [ctx]", "unknown name 'ctx'"),
+        (MACRO + ".macro twice a", "means something already"),
+        (".macro add a", "means something already"),
+        (".macro jmp", "means something already"),
+        (".macro rax", "cannot be the name of a macro"),
+        (".macro", "cannot be the name of a macro"),
+        (".macro both rax, b", "cannot be the name of a macro or of its operand"),
+        (".macro both a, a", "have one name"),
+        (".macro m a\nhere: add a, 1", "holds no label"),
+        (".macro m a\n.align 8", "no directive"),
+        (MACRO + ".macro m a\ntwice a, 1", "no macro"),
+        (".endm", "unknown directive"),
+    ],
+)
+def test_a_macro_that_leaves_something_to_guess_is_refused(text: str, why: str) -> None:
+    assert why in reason(text)
+
+
+def test_a_macro_that_is_not_ended_is_named_by_its_first_line() -> None:
+    with pytest.raises(AssemblerError, match=r"a\.asm:2: \.macro without \.endm"):
+        assemble([("a.asm", "nop\n.macro m a\nadd a, 1\n"), ("b.asm", "nop")], SYMBOLS)
+
+
 def test_align_pads_with_nops() -> None:
     program = build("ret\n.align 16\nloop: ret\n.align 1\nret")
     assert program.code == b"\xc3" + b"\x90" * 15 + b"\xc3\xc3"
@@ -454,7 +498,7 @@ def test_an_error_reads_as_file_line_reason() -> None:
 
 
 def test_what_keystone_refuses_is_an_assembler_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kvmpc.assembler import instructions
+    from kvmpc.assembler import x86_64 as instructions
 
     monkeypatch.setitem(instructions.FORMS, "frobnicate", (("r",), (64,)))
     assert "keystone refuses 'frobnicate r15'" in reason("nop\nfrobnicate r15")
@@ -611,7 +655,7 @@ def test_objdump_agrees_with_the_listing(samples: object) -> None:
 @needs_objdump
 def test_every_mnemonic_is_in_the_samples() -> None:
     from kvmpc.assembler.assemble import _BRANCHES
-    from kvmpc.assembler.instructions import FORMS
+    from kvmpc.assembler.x86_64 import FORMS
 
     samples = [register_samples, address_samples, immediate_samples, other_samples, branch_samples]
     used = {word for make in samples for line in make() for word in line.split()}
