@@ -30,6 +30,7 @@ from kvmpc.judge.summary import median
 from kvmpc.kernel.userfaultfd import Userfaultfd
 from kvmpc.loops.program import load
 from kvmpc.loops.records import RecordArray, Return, SharedRecord, VcpuRecord
+from kvmpc.loops.steps import Steps
 from kvmpc.pagers import parse_pager
 from kvmpc.units import MIB, PAGE_BYTES, format_ns
 from kvmpc.vm.memory import GuestMemory
@@ -76,13 +77,13 @@ copy_loop:
 
 def install_alone(threads: int, batch: int, pages: int) -> float:
     """Install `pages` pages from `threads` threads, `batch` a call; return pages/s."""
-    program = load({}, extra=(("install_floor.asm", COPY_LOOP),))
+    program = load(Steps(), extra=(("install_floor.asm", COPY_LOOP),))
     with ExitStack() as stack:
         shared = stack.enter_context(RecordArray(SharedRecord, 1)).records[0]
         memory = stack.enter_context(GuestMemory(PAGE_BYTES, pages * PAGE_BYTES))
         array = stack.enter_context(RecordArray(VcpuRecord, threads, tail_bytes=8 * PAGE_BYTES))
         uffd = stack.enter_context(Userfaultfd())
-        uffd.register_missing(memory.data_hva, memory.data_bytes)
+        uffd.register(memory.data_hva, memory.data_bytes)
         codes: list[int] = []
         workers = []
         for index, (first, count) in enumerate(shares(pages // batch, threads)):

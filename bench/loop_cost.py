@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
@@ -51,6 +51,7 @@ from kvmpc.loops.records import (
     SharedRecord,
     VcpuRecord,
 )
+from kvmpc.loops.steps import Steps
 from kvmpc.pagers import pager as base
 from kvmpc.pagers import parse_pager
 from kvmpc.result.records import TrialResult
@@ -171,13 +172,13 @@ scripted_kernel:
 
 
 @cache
-def probed_program(steps: tuple[tuple[str, str], ...], gap_limit: int) -> native.NativeProgram:
+def probed_program(steps: Steps, gap_limit: int) -> native.NativeProgram:
     """Return the loops with the probe around every system call."""
     text = PROBE
     names = {"LAST": LAST, "SUM": SUM, "GAPS": GAPS, "LONG": LONG, "GAP_LIMIT": gap_limit}
     for name, value in names.items():
         text = text.replace(f"+ {name}]", f"+ {value}]").replace(f", {name}\n", f", {value}\n")
-    built = native.build(dict(steps), extra=[("probe.asm", text)], syscall="probed_kernel")
+    built = native.build(steps, extra=[("probe.asm", text)], syscall="probed_kernel")
     # The assembler would make a call of SYSCALL here as well, so the instruction is put in by hand.
     [place] = [line.offset for line in built.listing if line.text == "ud2"]
     code = built.code[:place] + b"\x0f\x05" + built.code[place + 2 :]
@@ -195,8 +196,9 @@ def probed(gap_limit: int) -> Iterator[None]:
     """Make trials use the probed loops and put what the probes found into their metrics."""
     plain_metrics = tally.metrics
 
-    def load(steps: Mapping[str, str]) -> native.NativeProgram:
-        return probed_program(tuple(sorted(steps.items())), gap_limit)
+    def load(steps: Steps, unit_bytes: int) -> native.NativeProgram:
+        assert unit_bytes == PAGE_BYTES
+        return probed_program(steps, gap_limit)
 
     def metrics(
         work: Work,
@@ -224,25 +226,25 @@ def probe_floor(gap_limit: int) -> float:
     with RecordArray(VcpuRecord, 1, tail_bytes=PAGE_BYTES) as array:
         record = array.records[0]
         record.staging, record.start_cycles = array.tails[0], 1
-        probed_program((), gap_limit).call("probe_floor", record, FLOOR_CALLS)
+        probed_program(Steps(), gap_limit).call("probe_floor", record, FLOOR_CALLS)
         cycles, gaps, _ = read_probe(record)
     return cycles / gaps
 
 
 @cache
-def scripted_program(steps: tuple[tuple[str, str], ...]) -> native.NativeProgram:
+def scripted_program(steps: Steps) -> native.NativeProgram:
     """Return the loops on the scripted kernel."""
     return native.NativeProgram(
-        native.build(dict(steps), extra=[("script.asm", SCRIPT)], syscall="scripted_kernel")
+        native.build(steps, extra=[("script.asm", SCRIPT)], syscall="scripted_kernel")
     )
 
 
 def warm_ns(pager: str) -> float:
     """Return the nanoseconds a page of a pager's loop on the scripted kernel."""
     kind: type[ResolverRecord] = VcpuRecord if pager == "exit" else ReaderRecord
-    steps = {"lost": "lost_wait", "wake": "wake_losers"} if pager == "exit" else {}
+    steps = Steps(lost="lost_wait", wake="wake_losers") if pager == "exit" else Steps()
     function = "vcpu_loop" if pager == "exit" else "reader_loop"
-    program = scripted_program(tuple(sorted(steps.items())))
+    program = scripted_program(steps)
     with ExitStack() as stack:
         shared = stack.enter_context(RecordArray(SharedRecord, 1)).records[0]
         bitmap = stack.enter_context(MissingBitmap(WARM_PAGES))

@@ -118,12 +118,15 @@ class Kvm(Fd):
         syscalls.ioctl(self.fd, abi.KVM_GET_SUPPORTED_CPUID, table, call="KVM_GET_SUPPORTED_CPUID")
         return Cpuid(table)
 
-    def create_vm(self) -> Vm:
-        """Create a VM without memory and without vCPUs. Raises: KernelError."""
+    def create_vm(self, vm_type: int = 0) -> Vm:
+        """Create a VM without memory and without vCPUs; `vm_type` 0 is the default type.
+
+        Raises: KernelError.
+        """
         # EINTR: the kernel checks for a pending signal while it allocates (kvm_create_vm).
         while True:
             try:
-                fd = syscalls.ioctl(self.fd, abi.KVM_CREATE_VM, call="KVM_CREATE_VM")
+                fd = syscalls.ioctl(self.fd, abi.KVM_CREATE_VM, vm_type, call="KVM_CREATE_VM")
             except KernelError as error:
                 if error.errno == errno.EBUSY:
                     # Since Linux 6.12 the hardware is switched on here, and not at open.

@@ -105,12 +105,14 @@ class Userfaultfd:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def register_missing(self, hva: int, size_bytes: int) -> None:
-        """Register a range for missing-page faults. The caller keeps it mapped until unregistered.
+    def register(
+        self, hva: int, size_bytes: int, mode: int = abi.UFFDIO_REGISTER_MODE_MISSING
+    ) -> None:
+        """Register a range for faults of `mode` (``UFFDIO_REGISTER_MODE_*``).
 
-        Raises: KernelError.
+        The caller keeps it mapped until unregistered. Raises: KernelError.
         """
-        request = abi.uffdio_register(mode=abi.UFFDIO_REGISTER_MODE_MISSING)
+        request = abi.uffdio_register(mode=mode)
         request.range.start, request.range.len = hva, size_bytes
         syscalls.ioctl(
             self.fd,

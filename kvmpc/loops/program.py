@@ -8,7 +8,7 @@ never both.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 
@@ -16,19 +16,12 @@ from kvmpc.abi import mman
 from kvmpc.assembler.assemble import Program, assemble
 from kvmpc.kernel import syscalls
 from kvmpc.loops.records import host_symbols
+from kvmpc.loops.steps import Steps
+from kvmpc.units import PAGE_BYTES
 
-__all__ = ["DEFAULT_STEPS", "NativeProgram", "build", "load", "read_sources"]
+__all__ = ["NativeProgram", "build", "load", "read_sources"]
 
-DEFAULT_STEPS: Mapping[str, str] = {
-    "fetch": "fetch_now",
-    "stage": "stage_tags",
-    "publish": "publish_bit",
-    "lost": "lost_drop",
-    "wake": "wake_range",
-    "take": "take_now",
-    "install_due": "due_none",
-}
-"""Every step that has variants, with the one that is linked unless a pager says otherwise."""
+_ARCHITECTURE = "x86_64"
 
 _FILES = (
     "entry",
@@ -36,9 +29,11 @@ _FILES = (
     "gate",
     "vcpu",
     "reader",
+    "wait",
     "take",
     "resolve",
     "fetch",
+    "install",
     "lost",
     "wake",
     "fill",
@@ -49,25 +44,31 @@ _CALL = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_uint64, ctype
 
 
 def read_sources() -> list[tuple[str, str]]:
-    """Return (file name, text) of every assembly file, in the order they are linked."""
-    folder = resources.files("kvmpc.loops")
-    return [(f"{name}.asm", (folder / f"{name}.asm").read_text("ascii")) for name in _FILES]
+    """Return (file name, text) of every assembly file, in the order they are linked.
+
+    The first holds the rules that the guest shares; see guest/.
+    """
+    shared, own = resources.files("kvmpc._guest"), resources.files("kvmpc.loops")
+    files = [("rules.asm", shared / _ARCHITECTURE / "rules.asm")]
+    files += [(f"{name}.asm", own / _ARCHITECTURE / f"{name}.asm") for name in _FILES]
+    return [(name, file.read_text("ascii")) for name, file in files]
 
 
 def build(
-    steps: Mapping[str, str],
+    steps: Steps,
     *,
+    unit_bytes: int = PAGE_BYTES,
     extra: Sequence[tuple[str, str]] = (),
     syscall: str | None = None,
 ) -> Program:
-    """Assemble the loops with `steps` in place of the defaults.
+    """Assemble the loops with `steps`, for pages of `unit_bytes`.
 
     `extra` are further (file name, text) sources, whose labels `steps` may name. `syscall` is the
     label that stands in for the system-call instruction: tests put a scripted kernel there.
     Raises: AssemblerError.
     """
     return assemble(
-        [*read_sources(), *extra], host_symbols(), {**DEFAULT_STEPS, **steps}, syscall=syscall
+        [*read_sources(), *extra], host_symbols(unit_bytes), vars(steps), syscall=syscall
     )
 
 
@@ -105,10 +106,8 @@ class NativeProgram:
 
 
 @cache
-def _load(steps: tuple[tuple[str, str], ...], extra: tuple[tuple[str, str], ...]) -> NativeProgram:
-    return NativeProgram(build(dict(steps), extra=extra))
-
-
-def load(steps: Mapping[str, str], extra: Sequence[tuple[str, str]] = ()) -> NativeProgram:
+def load(
+    steps: Steps, unit_bytes: int = PAGE_BYTES, extra: tuple[tuple[str, str], ...] = ()
+) -> NativeProgram:
     """Return the program for `steps`, assembled at its first use in this process."""
-    return _load(tuple(sorted(steps.items())), tuple(extra))
+    return NativeProgram(build(steps, unit_bytes=unit_bytes, extra=extra))

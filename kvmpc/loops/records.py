@@ -11,7 +11,7 @@ import ctypes
 import enum
 import errno
 from collections.abc import Iterable
-from typing import Generic, NamedTuple, Self, TypeVar
+from typing import Final, Generic, NamedTuple, Self, TypeVar
 
 from kvmpc.abi import clock, epoll, futex, kvm, kvm_x86, poll, resource, unistd, userfaultfd
 from kvmpc.assembler.assemble import Field, Symbols
@@ -20,6 +20,7 @@ from kvmpc.loops.stamps import STAMPS
 from kvmpc.units import PAGE_BYTES
 
 __all__ = [
+    "ADDRESS_REGISTER",
     "FILL_FIELDS",
     "PENDING_FIELDS",
     "READER_FIELDS",
@@ -42,6 +43,7 @@ __all__ = [
     "ctypes_fields",
     "host_symbols",
     "record_symbols",
+    "unit_constants",
 ]
 
 READ_MESSAGES = 16
@@ -52,6 +54,11 @@ REPEAT_LIMIT = 1000
 
 SPIN_CYCLES = 4000
 """TSC cycles that a lost claim spins for before it sleeps: about one install."""
+
+ADDRESS_REGISTER: Final = "rsi"
+"""The guest's register that always holds the address it touches (guest/x86_64/touch.asm).
+
+Where KVM reports a missing page without its address, vcpu.asm takes it from there."""
 
 _LINE_BYTES = 128
 """Two cache lines: the adjacent-line prefetcher takes them in pairs."""
@@ -205,7 +212,7 @@ VCPU_FIELDS = (
 
 READER_FIELDS = (
     F("uffd", u32, "fd", "in", "userfaultfd that this reader reads"),
-    F("epoll", i32, "fd", "in", "its epoll fd when several readers share the uffd; -1 = poll it"),
+    F("epoll", i32, "fd", "in", "its epoll fd, where several readers share the uffd"),
     F("poll_fd", i32, "fd", "in", "struct pollfd: fd"),
     F("poll_events", u32, "bits", "in", "struct pollfd: events (low half), revents (high half)"),
     F("epoll_event", u64, "bits", "scratch", "struct epoll_event"),
@@ -351,14 +358,23 @@ def _kernel_fields() -> dict[str, Field]:
     return {
         "kvm_run.exit_reason": _kernel_field(run, "exit_reason"),
         "kvm_run.memory_fault_gpa": _kernel_field(run, "memory_fault", "gpa"),
-        "kvm_run.regs_rsi": _kernel_field(run, "s", "regs", "regs", "rsi"),
+        "kvm_run.touched_gpa": _kernel_field(run, "s", "regs", "regs", ADDRESS_REGISTER),
         "uffd_msg.event": _kernel_field(message, "event"),
         "uffd_msg.address": _kernel_field(message, "arg", "pagefault", "address"),
     }
 
 
-def host_symbols() -> Symbols:
-    """Return every name that the files in ``loops/`` may use."""
+def unit_constants(unit_bytes: int) -> dict[str, int]:
+    """Return what assembly knows of the page that is demand-paged (`Work.unit_bytes`)."""
+    return {
+        "UNIT_BYTES": unit_bytes,
+        "UNIT_SHIFT": unit_bytes.bit_length() - 1,
+        "LAST_WORD": unit_bytes - 8,
+    }
+
+
+def host_symbols(unit_bytes: int = PAGE_BYTES) -> Symbols:
+    """Return every name that the files in ``loops/`` may use, for pages of `unit_bytes`."""
     constants = {name: number for number, name in errno.errorcode.items()}
     constants |= {f"RETURN_{code.name}": int(code) for code in Return}
     constants |= {f"CALL_{call.name}": int(call) for call in Call}
@@ -368,9 +384,7 @@ def host_symbols() -> Symbols:
             if isinstance(value, int):
                 constants[name.upper()] = value
     constants |= {
-        "PAGE_BYTES": PAGE_BYTES,
-        "PAGE_SHIFT": PAGE_BYTES.bit_length() - 1,
-        "LAST_WORD": PAGE_BYTES - 8,
+        **unit_constants(unit_bytes),
         "READ_BYTES": READ_MESSAGES * ctypes.sizeof(userfaultfd.uffd_msg),
         "UFFD_MSG_BYTES": ctypes.sizeof(userfaultfd.uffd_msg),
         "PENDING_BYTES": ctypes.sizeof(PendingRecord),

@@ -14,6 +14,7 @@ from itertools import pairwise
 from kvmpc.errors import KernelError
 from kvmpc.loops.program import load
 from kvmpc.loops.records import ResolverRecord, Return
+from kvmpc.loops.steps import Steps
 
 __all__ = ["host_cycles_per_ns"]
 
@@ -43,6 +44,6 @@ def host_cycles_per_ns() -> float:
 def _stamp() -> ResolverRecord:
     """Return a record with the time in `start_ns` and `start_cycles`."""
     record = ResolverRecord()
-    if load({}).call("stamp_start", record) != Return.OK:
+    if load(Steps()).call("stamp_start", record) != Return.OK:
         raise KernelError("clock_gettime", record.error)
     return record

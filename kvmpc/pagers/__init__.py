@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kvmpc.errors import UsageError
-from kvmpc.pagers.exit import PROVIDERS, ExitPager
+from kvmpc.pagers.exit import ExitPager
 from kvmpc.pagers.none import NonePager
 from kvmpc.pagers.pager import Pager
+from kvmpc.pagers.providers import PROVIDERS
 from kvmpc.pagers.spec import parse_options
 from kvmpc.pagers.uffd import UffdPager
 

@@ -1,8 +1,8 @@
 """exit: KVM_RUN returns to the vCPU's own thread for a missing page, and that thread installs it.
 
-What makes the exit happen is a `Provider`. Stock kernels have one, `sigbus`; a kernel with a
-missing bitmap of its own is a further one. They are never mixed in a comparison without saying
-which.
+It is composed of a *provider* (`kvmpc.pagers.providers`), which makes the exit happen, and an
+*install* (`kvmpc.pagers.installs`), which brings the page to its place. Providers are never mixed
+in a comparison without saying which.
 """
 
 from __future__ import annotations
@@ -12,52 +12,33 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kvmpc.abi import kvm as kvm_abi
-from kvmpc.abi import kvm_x86 as x86_abi
 from kvmpc.abi import userfaultfd as uffd_abi
-from kvmpc.errors import HostError
 from kvmpc.kernel import syscalls
 from kvmpc.kernel.kvm import Kvm, Vcpu
 from kvmpc.loops.records import ResolverRecord, Return, VcpuRecord
-from kvmpc.pagers.pager import Scene, Supply, stamped
-from kvmpc.pagers.shares import UffdPagerBase, UffdShares
+from kvmpc.loops.steps import Steps
+from kvmpc.pagers.installs import COPY
+from kvmpc.pagers.pager import Pager, Scene, Supply
+from kvmpc.pagers.providers import PROVIDERS, Provider
+from kvmpc.pagers.shares import Sharing
 from kvmpc.pagers.spec import Key, choice, uffds_key
-from kvmpc.units import PAGE_BYTES
+from kvmpc.vm.bitmap import MissingBitmap
 from kvmpc.vm.memory import DATA_GPA
+from kvmpc.work.work import Work
 
-__all__ = ["PROVIDERS", "ExitPager", "Provider", "SigbusProvider"]
-
-
-class Provider:
-    """What makes KVM_RUN return for a missing page.
-
-    uffd_features: features of the userfaultfd that pages are installed through.
-    """
-
-    name: ClassVar[str]
-    uffd_features: ClassVar[int] = 0
-
-
-class SigbusProvider(Provider):
-    """UFFD_FEATURE_SIGBUS: GUP fails instead of sleeping. Any kernel since 4.14.
-
-    A pessimistic stand-in for a kernel's own bitmap: the fault still walks GUP two or three times
-    before it comes out.
-    """
-
-    name = "sigbus"
-    uffd_features = uffd_abi.UFFD_FEATURE_SIGBUS
-
-
-PROVIDERS: Mapping[str, type[Provider]] = {"sigbus": SigbusProvider}
+__all__ = ["ExitPager", "ExitSupply"]
 
 
 @dataclass(frozen=True)
-class ExitPager(UffdPagerBase):
+class ExitPager(Pager):
     """Exit on missing page.
 
+    uffds: userfaultfds that pages are installed through, over equal shares of data memory; None =
+        one per vCPU.
     provider: what makes the exit happen.
     """
 
+    uffds: int | None = 1
     provider: str = "sigbus"
 
     name: ClassVar[str] = "exit"
@@ -71,15 +52,36 @@ class ExitPager(UffdPagerBase):
         return ",".join(filter(None, [f"{head}({self.provider})", tail]))
 
     @property
-    def uffd_features(self) -> int:
-        """Those of its provider."""
-        return PROVIDERS[self.provider].uffd_features
+    def _provider(self) -> Provider:
+        return PROVIDERS[self.provider]
+
+    @property
+    def sharing(self) -> Sharing:
+        """The userfaultfds it installs through."""
+        features = self._provider.uffd_features
+        return Sharing(uffds=self.uffds, install=COPY, features=features)
+
+    def check(self, work: Work) -> None:
+        """Refuse shares of less than a page. Raises: UsageError."""
+        self.sharing.check(self.spec, work)
 
     def check_host(self, kvm: Kvm) -> None:
-        """Ask for a userfaultfd, and for the registers that a bare EFAULT leaves the page in."""
-        super().check_host(kvm)
-        if not kvm.check_extension(kvm_abi.KVM_CAP_SYNC_REGS) & x86_abi.KVM_SYNC_X86_REGS:
-            raise HostError("KVM_CAP_SYNC_REGS", "not offered", "use Linux 4.17 or newer")
+        """Ask for a userfaultfd, and for what the provider needs. Raises: HostError."""
+        self.sharing.check_host()
+        self._provider.check_host(kvm)
+
+    def fd_count(self, work: Work) -> int:
+        """Return its userfaultfds."""
+        return self.sharing.count(work)
+
+    @property
+    def vm_type(self) -> int:
+        """That of its provider."""
+        return self._provider.vm_type
+
+    def slot_flags(self, bitmap: MissingBitmap) -> int:
+        """Return those of its provider."""
+        return self._provider.slot_flags(bitmap)
 
     def open(self, scene: Scene) -> Supply:
         """Set up for one trial."""
@@ -91,14 +93,15 @@ class ExitSupply(Supply):
 
     def __init__(self, scene: Scene, pager: ExitPager) -> None:
         super().__init__(scene)
-        self._shares = UffdShares(scene, pager.uffd_count(scene.work), pager.uffd_features)
+        self._install = pager.sharing.install
+        self._shares = pager.sharing.open(scene)
         self._undo.callback(self._shares.close)
 
-    def linked_steps(self) -> dict[str, str]:
-        """Return the steps: the thread sleeps through its own fetch, and for another's install."""
-        fetch = "fetch_sleep" if self.scene.work.fetch_delay_ns else "fetch_now"
-        steps = {"fetch": fetch, "lost": "lost_wait", "wake": "wake_losers"}
-        return stamped(steps) if self.scene.work.split else steps
+    def linked_steps(self) -> Steps:
+        """Return the steps: the thread waits for its own fetch, and for another's install."""
+        own = Steps(install=self._install.step, lost="lost_wait", wake="wake_losers")
+        steps = self.source.blocking(own)
+        return steps.stamped() if self.scene.work.split else steps
 
     def equip(self, record: ResolverRecord, staging_hva: int) -> None:
         """Every thread resolves. Nobody sleeps in a fault, so an install need not wake anybody."""
@@ -116,10 +119,11 @@ class ExitSupply(Supply):
         if run.exit_reason != kvm_abi.KVM_EXIT_MMIO:
             return None
         offset = run.mmio.phys_addr - DATA_GPA
-        if not 0 <= offset < self.scene.work.total_pages * PAGE_BYTES:
+        unit_bytes = self.scene.work.unit_bytes
+        if not 0 <= offset < self.scene.work.total_pages * unit_bytes:
             return None
         record.exits_mmio += 1
-        code = self.program().call("resolve", record, offset // PAGE_BYTES)
+        code = self.program().call("resolve", record, offset // unit_bytes)
         if code == Return.OK:
             hva, length = self.scene.memory.data_hva + offset, run.mmio.len
             if run.mmio.is_write:

@@ -14,7 +14,6 @@ from kvmpc.errors import UsageError
 from kvmpc.loops.records import FillRecord
 from kvmpc.pagers.pager import Pager, Scene, Supply
 from kvmpc.pagers.spec import Key, choice
-from kvmpc.units import PAGE_BYTES
 from kvmpc.vm.memory import DATA_GPA
 from kvmpc.work.tags import ZERO, TagRule
 from kvmpc.work.work import Work
@@ -85,7 +84,7 @@ class PopulatedSupply(Supply):
             end = (vcpu + 1) * order.count // work.vcpus
         record = FillRecord(
             hva=scene.memory.hva_of_page(order.part_page),
-            gpa=DATA_GPA + order.part_page * PAGE_BYTES,
+            gpa=DATA_GPA + order.part_page * work.unit_bytes,
             index=first,
             end=end,
             run_shift=layout.run_pages.bit_length() - 1,

@@ -16,15 +16,16 @@ from typing import ClassVar, Self
 from kvmpc.kernel.kvm import Kvm, Vcpu
 from kvmpc.loops.program import NativeProgram, load
 from kvmpc.loops.records import ReaderRecord, ResolverRecord, Return, SharedRecord, VcpuRecord
-from kvmpc.loops.tsc import host_cycles_per_ns
+from kvmpc.loops.steps import Steps
 from kvmpc.pagers.spec import Key
+from kvmpc.sources.choice import source_of
 from kvmpc.vm.bitmap import MissingBitmap
 from kvmpc.vm.memory import DATA_GPA, GuestMemory
 from kvmpc.work.layout import Layout
 from kvmpc.work.tags import TagRule, tag_rule
 from kvmpc.work.work import Work
 
-__all__ = ["Pager", "Reader", "Scene", "Supply", "stamped"]
+__all__ = ["Pager", "Reader", "Scene", "Supply"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Supply:
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
+        self.source = source_of(scene.work)
         self.readers: list[Reader] = []
         self._undo = ExitStack()
 
@@ -66,11 +68,11 @@ class Supply:
 
     def program(self) -> NativeProgram:
         """Return the native loops with this pager's steps."""
-        return load(self.linked_steps())
+        return load(self.linked_steps(), self.scene.work.unit_bytes)
 
-    def linked_steps(self) -> dict[str, str]:
-        """Return the variant of each resolver step that is not `native.program.DEFAULT_STEPS`'."""
-        return {}
+    def linked_steps(self) -> Steps:
+        """Return the variant of each step that this pager links."""
+        return Steps()
 
     def equip(self, record: ResolverRecord, staging_hva: int) -> None:
         """Give a thread's record what `resolve` reads from it.
@@ -85,11 +87,7 @@ class Supply:
         record.data_gpa = DATA_GPA
         record.staging = staging_hva
         record.tag_multiplier, record.tag_seed = scene.tags.multiplier, scene.tags.seed
-        if scene.work.fetch_delay_ns:
-            per_ns = host_cycles_per_ns()
-            record.fetch_delay_ns = scene.work.fetch_delay_ns
-            record.fetch_delay_cycles = round(scene.work.fetch_delay_ns * per_ns)
-            record.ns_per_cycle_q32 = round(2**32 / per_ns)
+        self.source.equip(record)
 
     def before_ready(self, vcpu: int) -> int:
         """Do what vCPU `vcpu`'s own thread has to do before the gate; return OK or STOPPED."""
@@ -134,16 +132,14 @@ class Pager:
     @property
     def spec(self) -> str:
         """The canonical spec: keys in a fixed order, defaults left out."""
-        written = [f"{key}={text}" for key, text in self._texts() if text != self.keys[key].default]
+        texts = {key: rule.write(getattr(self, key)) for key, rule in self.keys.items()}
+        written = [f"{k}={text}" for k, text in texts.items() if text != self.keys[k].default]
         return ",".join([self.name, *written])
 
     @property
     def label(self) -> str:
         """What tables call it; can be given as a spec as well."""
         return self.spec
-
-    def _texts(self) -> list[tuple[str, str]]:
-        return [(key, str(getattr(self, key))) for key in self.keys]
 
     def check(self, work: Work) -> None:
         """Refuse what cannot be measured on this work. Raises: UsageError."""
@@ -165,14 +161,16 @@ class Pager:
         """Return what a page holds when the guest first sees it."""
         return tag_rule(seed)
 
+    @property
+    def vm_type(self) -> int:
+        """The type of VM it needs, as KVM_CREATE_VM takes it."""
+        return 0
+
+    def slot_flags(self, bitmap: MissingBitmap) -> int:
+        """Return ``KVM_MEM_*`` of the data slots, whose missing pages `bitmap` tells."""
+        del bitmap
+        return 0
+
     def open(self, scene: Scene) -> AbstractContextManager[Supply]:
         """Set it up for one trial. Raises: HostError, KernelError."""
         raise NotImplementedError
-
-
-def stamped(steps: Mapping[str, str]) -> dict[str, str]:
-    """Return `steps` with the variants that leave a latency split's stamps in the page."""
-    found = {**steps, "stage": "stage_stamped", "publish": "publish_stamped"}
-    if steps.get("take") == "take_later":
-        return found | {"stage": "stage_stamped_later"}
-    return found | {"fetch": steps.get("fetch", "fetch_now") + "_noted"}

@@ -1,4 +1,8 @@
-"""Userfaultfds over equal shares of data memory, and the pagers that install through them."""
+"""Userfaultfds over equal shares of data memory: how many, and those of one trial.
+
+`Sharing` is what a pager's ``uffds=`` asks for; `UffdShares` are the userfaultfds at work. Whoever
+installs through userfaultfds has one of each.
+"""
 
 from __future__ import annotations
 
@@ -6,79 +10,75 @@ import ctypes
 from dataclasses import dataclass
 
 from kvmpc.errors import UsageError
-from kvmpc.kernel.kvm import Kvm
 from kvmpc.kernel.userfaultfd import Userfaultfd
 from kvmpc.loops.records import ResolverRecord
-from kvmpc.pagers.pager import Pager, Scene
+from kvmpc.pagers.installs import Install
+from kvmpc.pagers.pager import Scene
 from kvmpc.pagers.spec import uffds_text
-from kvmpc.units import PAGE_BYTES
 from kvmpc.work.layout import shares
 from kvmpc.work.work import Work
 
-__all__ = ["UffdPagerBase", "UffdShares"]
+__all__ = ["Sharing", "UffdShares"]
 
 
-@dataclass(frozen=True)
-class UffdPagerBase(Pager):
-    """A pager that installs through userfaultfds.
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """How a pager shares data memory out to userfaultfds.
 
-    uffds: how many, over equal shares of data memory; None = one per vCPU.
+    uffds: how many; None = one per vCPU. install: how pages are installed through them.
+    features: theirs, ``UFFD_FEATURE_*``.
     """
 
-    uffds: int | None = 1
+    uffds: int | None
+    install: Install
+    features: int = 0
 
-    @property
-    def uffd_features(self) -> int:
-        """Features of the userfaultfds (bits ``UFFD_FEATURE_*``)."""
-        return 0
-
-    def check_host(self, kvm: Kvm) -> None:
-        """Open and close a userfaultfd as a trial will. Raises: HostError."""
-        del kvm
-        Userfaultfd(self.uffd_features).close()
-
-    def _texts(self) -> list[tuple[str, str]]:
-        texts = dict(super()._texts())
-        return list((texts | {"uffds": uffds_text(self.uffds)}).items())
-
-    def uffd_count(self, work: Work) -> int:
+    def count(self, work: Work) -> int:
         """Return how many userfaultfds this is for `work`."""
         return work.vcpus if self.uffds is None else self.uffds
 
-    def check(self, work: Work) -> None:
-        """Refuse shares of less than a page. Raises: UsageError."""
-        if self.uffd_count(work) > work.total_pages:
+    def check(self, spec: str, work: Work) -> None:
+        """Refuse shares of less than a page, of the pager `spec`. Raises: UsageError."""
+        if self.count(work) > work.total_pages:
             raise UsageError(
-                f"uffds of {self.spec}",
+                f"uffds of {spec}",
                 uffds_text(self.uffds),
                 f"at most {work.total_pages}, the pages of guest memory",
             )
 
-    def fd_count(self, work: Work) -> int:
-        """Return its userfaultfds."""
-        return self.uffd_count(work)
+    def check_host(self) -> None:
+        """Open and close a userfaultfd as a trial will. Raises: HostError."""
+        Userfaultfd(self.features).close()
+
+    def open(self, scene: Scene) -> UffdShares:
+        """Open and register them for one trial. Raises: HostError, KernelError."""
+        return UffdShares(scene, self)
 
 
 class UffdShares:
-    """One userfaultfd for each equal share of data memory, all with the same features.
+    """One userfaultfd for each equal share of data memory, all alike.
 
     `fds` is their array as `ResolverRecord.uffds` points to it. The memory must stay mapped until
     this is closed.
     """
 
-    def __init__(self, scene: Scene, count: int, features: int) -> None:
+    def __init__(self, scene: Scene, sharing: Sharing) -> None:
         self.uffds: list[Userfaultfd] = []
-        memory, pages = scene.memory, scene.work.total_pages
+        work, memory = scene.work, scene.memory
         try:
-            for first, length in shares(pages, count):
-                uffd = Userfaultfd(features)
+            for first, pages in shares(work.total_pages, sharing.count(work)):
+                uffd = Userfaultfd(sharing.features)
                 self.uffds.append(uffd)
-                uffd.register_missing(memory.hva_of_page(first), length * PAGE_BYTES)
+                uffd.register(
+                    memory.hva_of_page(first),
+                    pages * work.unit_bytes,
+                    sharing.install.register_mode,
+                )
         except BaseException:
             self.close()
             raise
-        self.fds = (ctypes.c_uint32 * count)(*(uffd.fd for uffd in self.uffds))
-        self._pages = pages
+        self.fds = (ctypes.c_uint32 * len(self.uffds))(*(uffd.fd for uffd in self.uffds))
+        self._pages = work.total_pages
 
     def equip(self, record: ResolverRecord) -> None:
         """Point a record at the userfaultfds; from now on faults in data memory are resolved."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kvmpc.errors import UsageError
 
@@ -20,11 +21,13 @@ MAX_UFFDS = 4096
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a pager: its values. `parse` raises ValueError for any other."""
+    """One key of a pager: its values. `parse` raises ValueError for any other, `write` is its
+    inverse."""
 
     allowed: str
     default: str
     parse: Callable[[str], object]
+    write: Callable[[Any], str] = str
 
 
 def choice(*values: str) -> Key:
@@ -57,7 +60,7 @@ def uffds_key() -> Key:
             return None
         return 1 if text == "one" else _whole(text, 1, MAX_UFFDS)
 
-    return Key(f"one, {PER_VCPU}, or 1 to {MAX_UFFDS}", "one", parse)
+    return Key(f"one, {PER_VCPU}, or 1 to {MAX_UFFDS}", "one", parse, uffds_text)
 
 
 def uffds_text(count: int | None) -> str:

@@ -17,6 +17,7 @@ from kvmpc.abi import poll as poll_abi
 from kvmpc.abi import unistd
 from kvmpc.abi import userfaultfd as uffd_abi
 from kvmpc.kernel import syscalls
+from kvmpc.kernel.kvm import Kvm
 from kvmpc.loops.records import (
     READ_MESSAGES,
     PendingRecord,
@@ -24,10 +25,11 @@ from kvmpc.loops.records import (
     RecordArray,
     ResolverRecord,
 )
-from kvmpc.pagers.pager import Reader, Scene, Supply, stamped
-from kvmpc.pagers.shares import UffdPagerBase, UffdShares
+from kvmpc.loops.steps import Steps
+from kvmpc.pagers.installs import COPY
+from kvmpc.pagers.pager import Pager, Reader, Scene, Supply
+from kvmpc.pagers.shares import Sharing
 from kvmpc.pagers.spec import Key, choice, number, uffds_key
-from kvmpc.units import PAGE_BYTES
 from kvmpc.work.work import Work
 
 __all__ = ["UffdPager"]
@@ -36,15 +38,17 @@ MAX_READERS = 1024
 
 
 @dataclass(frozen=True)
-class UffdPager(UffdPagerBase):
+class UffdPager(Pager):
     """Userfaultfd demand paging.
 
     readers: reader threads on each userfaultfd.
-    fetch: ``pipelined``, a reader goes on reading while simulated fetches are under way, or
-        ``blocking``, it sleeps through each. The same without --fetch-delay.
+    uffds: userfaultfds over equal shares of data memory; None = one per vCPU.
+    fetch: ``pipelined``, a reader goes on reading while fetches are under way, or ``blocking``, it
+        waits for each. The same where pages are at hand.
     """
 
     readers: int = 1
+    uffds: int | None = 1
     fetch: str = "pipelined"
 
     name: ClassVar[str] = "uffd"
@@ -54,13 +58,27 @@ class UffdPager(UffdPagerBase):
         "fetch": choice("pipelined", "blocking"),
     }
 
+    @property
+    def sharing(self) -> Sharing:
+        """The userfaultfds it reads from and installs through."""
+        return Sharing(uffds=self.uffds, install=COPY)
+
+    def check(self, work: Work) -> None:
+        """Refuse shares of less than a page. Raises: UsageError."""
+        self.sharing.check(self.spec, work)
+
+    def check_host(self, kvm: Kvm) -> None:
+        """Ask for a userfaultfd. Raises: HostError."""
+        del kvm
+        self.sharing.check_host()
+
     def reader_count(self, work: Work) -> int:
         """Return how many reader threads it starts."""
-        return self.uffd_count(work) * self.readers
+        return self.sharing.count(work) * self.readers
 
     def fd_count(self, work: Work) -> int:
         """Return its userfaultfds, and an epoll fd for each reader that shares one."""
-        return self.uffd_count(work) * (1 + (self.readers if self.readers > 1 else 0))
+        return self.sharing.count(work) * (1 + (self.readers if self.readers > 1 else 0))
 
     def open(self, scene: Scene) -> Supply:
         """Set up for one trial."""
@@ -73,30 +91,30 @@ class UffdSupply(Supply):
     def __init__(self, scene: Scene, pager: UffdPager) -> None:
         super().__init__(scene)
         self._pager = pager
-        self._pipelined = pager.fetch == "pipelined" and scene.work.fetch_delay_ns > 0
-        count = pager.uffd_count(scene.work)
+        self._pipelined = pager.fetch == "pipelined" and self.source.waits
+        work, sharing = scene.work, pager.sharing
         with self._undo:
-            self._shares = UffdShares(scene, count, pager.uffd_features)
+            self._shares = sharing.open(scene)
             self._undo.callback(self._shares.close)
             # A vCPU waits for one page at a time: a ring this large never fills.
-            served = scene.work.vcpus
-            if not scene.work.overlap:
-                served = -(-served // count) + 1  # whose parts a share may reach into
+            served = work.vcpus
+            if not work.overlap:
+                served = -(-served // sharing.count(work)) + 1  # whose parts a share may reach into
             ring = 1 << served.bit_length() if self._pipelined else 1
             ring_bytes = ring * ctypes.sizeof(PendingRecord)
             messages_bytes = READ_MESSAGES * ctypes.sizeof(uffd_abi.uffd_msg)
             self._records = self._undo.enter_context(
                 RecordArray(
                     ReaderRecord,
-                    pager.reader_count(scene.work),
-                    tail_bytes=PAGE_BYTES + messages_bytes + ring_bytes,
+                    pager.reader_count(work),
+                    tail_bytes=work.unit_bytes + messages_bytes + ring_bytes,
                 )
             )
             for index, record in enumerate(self._records.records):
                 share, number = divmod(index, pager.readers)
                 staging = self._records.tails[index]
                 self.equip(record, staging)
-                record.messages = record.next = record.end = staging + PAGE_BYTES
+                record.messages = record.next = record.end = staging + work.unit_bytes
                 record.queue = record.messages + messages_bytes
                 record.queue_mask = ring - 1
                 self._listen(record, self._shares.uffds[share].fd)
@@ -106,7 +124,6 @@ class UffdSupply(Supply):
     def _listen(self, record: ReaderRecord, fd: int) -> None:
         record.uffd = record.poll_fd = fd
         record.poll_events = poll_abi.POLLIN
-        record.epoll = -1
         if self._pager.readers == 1:
             return
         # EPOLLEXCLUSIVE: otherwise every fault wakes every reader. Source: epoll_ctl(2).
@@ -130,14 +147,15 @@ class UffdSupply(Supply):
         if isinstance(record, ReaderRecord):
             self._shares.equip(record)
 
-    def linked_steps(self) -> dict[str, str]:
-        """Return the steps: with a delay, sleep through it or put the page in a ring."""
-        work, steps = self.scene.work, dict[str, str]()
-        if self._pipelined:
-            steps = {"take": "take_later", "install_due": "due_installs"}
-        elif work.fetch_delay_ns:
-            steps = {"fetch": "fetch_sleep"}
-        return stamped(steps) if work.split else steps
+    def linked_steps(self) -> Steps:
+        """Return the steps: a reader waits for a fetch, or reads on; alone, or with others."""
+        pager = self._pager
+        own = Steps(
+            install=pager.sharing.install.step,
+            wait="wait_poll" if pager.readers == 1 else "wait_epoll",
+        )
+        steps = self.source.pipelined(own) if self._pipelined else self.source.blocking(own)
+        return steps.stamped() if self.scene.work.split else steps
 
     def stop(self) -> None:
         """Unregister all: before Linux 6.2 nothing else frees a vCPU asleep in a fault."""

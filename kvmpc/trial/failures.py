@@ -7,7 +7,7 @@ import errno
 from kvmpc.abi import kvm as abi
 from kvmpc.errors import KernelError, KvmpcError, TrialError, describe_errno
 from kvmpc.kernel.kvm import Vcpu
-from kvmpc.loops.records import REPEAT_LIMIT, Call, ResolverRecord, Return
+from kvmpc.loops.records import ADDRESS_REGISTER, REPEAT_LIMIT, Call, ResolverRecord, Return
 from kvmpc.trial.crew import Event
 
 __all__ = ["describe_exit", "error_of", "failure_of"]
@@ -55,7 +55,8 @@ def describe_exit(vcpu: Vcpu, error: int) -> str:
         (n for n in abi.__all__ if n.startswith("KVM_EXIT_") and getattr(abi, n) == reason),
         f"exit reason {reason}",
     )
-    registers = f"rip {run.s.regs.regs.rip:#x}, rsi {run.s.regs.regs.rsi:#x}"
+    touched = getattr(run.s.regs.regs, ADDRESS_REGISTER)
+    registers = f"rip {run.s.regs.regs.rip:#x}, {ADDRESS_REGISTER} {touched:#x}"
     if error:
         return f"KVM_RUN failed with {describe_errno(error)} and {name}; {registers}"
     detail = ""

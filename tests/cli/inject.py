@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import kvmpc.run.campaign
@@ -74,8 +75,8 @@ def _wrong_tag() -> None:
         def program(self: Any, original: Any = original, wake: str = wake) -> NativeProgram:
             if not _now():
                 return original(self)
-            steps = {**self.linked_steps(), "fetch": "fetch_lie", "wake": "wake_truth"}
-            return load(steps, (("lie.asm", _LIE.format(wake=wake)),))
+            steps = replace(self.linked_steps(), fetch="fetch_lie", wake="wake_truth")
+            return load(steps, extra=(("lie.asm", _LIE.format(wake=wake)),))
 
         supply.program = program
 

@@ -92,8 +92,8 @@ def test_the_wheel_carries_every_assembly_file(wheels):
     with zipfile.ZipFile(wheel) as archive:
         packed = set(archive.namelist())
         licence = [name for name in packed if name.endswith("LICENSE")]
-    native = {f"kvmpc/loops/{path.name}" for path in (ROOT / "kvmpc/loops").glob("*.asm")}
-    guest = {f"kvmpc/_guest/{path.name}" for path in (ROOT / "guest").glob("*.asm")}
+    native = {str(path.relative_to(ROOT)) for path in (ROOT / "kvmpc/loops").rglob("*.asm")}
+    guest = {f"kvmpc/_{path.relative_to(ROOT)}" for path in (ROOT / "guest").rglob("*.asm")}
     assert native
     assert guest
     assert native | guest | {"kvmpc/py.typed", "kvmpc/cli/__init__.py"} <= packed

@@ -14,7 +14,7 @@ import errno
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import EllipsisType
@@ -22,7 +22,7 @@ from types import EllipsisType
 from kvmpc.abi import clock, futex, kvm, poll, resource, unistd
 from kvmpc.abi import userfaultfd as uffd_abi
 from kvmpc.assembler.assemble import Program, assemble
-from kvmpc.loops.program import DEFAULT_STEPS, NativeProgram, load, read_sources
+from kvmpc.loops.program import NativeProgram, load, read_sources
 from kvmpc.loops.records import (
     READ_MESSAGES,
     READER_FIELDS,
@@ -38,6 +38,7 @@ from kvmpc.loops.records import (
     host_symbols,
 )
 from kvmpc.loops.stamps import STAMPS
+from kvmpc.loops.steps import Steps
 from kvmpc.units import PAGE_BYTES
 from kvmpc.vm.bitmap import MissingBitmap
 from kvmpc.vm.memory import DATA_GPA
@@ -57,35 +58,22 @@ __all__ = [
     "unreached",
 ]
 
-_STAMPED = {"stage": "stage_stamped", "publish": "publish_stamped"}
-
-STEPS: Mapping[str, Mapping[str, str]] = {
-    "uffd": {},
-    "uffd+delay": {"fetch": "fetch_sleep"},
-    "pipelined": {"take": "take_later", "install_due": "due_installs"},
-    "exit": {"fetch": "fetch_now", "lost": "lost_wait", "wake": "wake_losers"},
-    "exit+delay": {"fetch": "fetch_sleep", "lost": "lost_wait", "wake": "wake_losers"},
-    "uffd+split": {"fetch": "fetch_now_noted", **_STAMPED},
-    "uffd+delay+split": {"fetch": "fetch_sleep_noted", **_STAMPED},
-    "pipelined+split": {
-        "take": "take_later",
-        "install_due": "due_installs",
-        "stage": "stage_stamped_later",
-        "publish": "publish_stamped",
-    },
-    "exit+split": {
-        "fetch": "fetch_now_noted",
-        "lost": "lost_wait",
-        "wake": "wake_losers",
-        **_STAMPED,
-    },
-    "exit+delay+split": {
-        "fetch": "fetch_sleep_noted",
-        "lost": "lost_wait",
-        "wake": "wake_losers",
-        **_STAMPED,
-    },
+_UFFD = Steps()
+_EXIT = Steps(lost="lost_wait", wake="wake_losers")
+_PLAIN = {
+    "uffd": _UFFD,
+    "uffd+delay": replace(_UFFD, fetch="fetch_sleep"),
+    "pipelined": replace(_UFFD, take="take_later", install_due="due_installs"),
+    "exit": _EXIT,
+    "exit+delay": replace(_EXIT, fetch="fetch_sleep"),
 }
+_PLAIN |= {
+    f"{name}+epoll": replace(steps, wait="wait_epoll")
+    for name, steps in _PLAIN.items()
+    if not name.startswith("exit")
+}
+
+STEPS: Mapping[str, Steps] = _PLAIN | {f"{n}+split": s.stamped() for n, s in _PLAIN.items()}
 """The steps of every build that a pager can ask for; test_builds.py compares them with the pagers.
 `none` links the same as `uffd`, which it never calls."""
 
@@ -182,7 +170,7 @@ def instrumented_program(build: str) -> Program:
     return assemble(
         [*instrumented().sources, *extra_sources()],
         host_symbols(),
-        {**DEFAULT_STEPS, **STEPS[build]},
+        vars(STEPS[build]),
         syscall=SYSCALL_LABEL,
     )
 
@@ -484,7 +472,7 @@ class ScriptedKernel:
 def tsc() -> int:
     """Return the host's TSC now. No script can set it: tests bound what a loop read by this."""
     record = ResolverRecord()
-    assert load({}).call("stamp_start", record) == Return.OK
+    assert load(Steps()).call("stamp_start", record) == Return.OK
     return int(record.start_cycles)
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import typing
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-import kvmpc.pagers.exit
-import kvmpc.pagers.uffd
 from kvmpc.errors import KernelError
 from kvmpc.kernel import syscalls
-from kvmpc.loops.program import DEFAULT_STEPS, NativeProgram, build, load, read_sources
+from kvmpc.loops.program import NativeProgram, build, load, read_sources
 from kvmpc.loops.records import FillRecord, Return, SharedRecord
+from kvmpc.loops.steps import Steps
 from kvmpc.pagers import parse_pager
 from kvmpc.pagers.pager import Scene
+from kvmpc.pagers.shares import Sharing
 from kvmpc.units import PAGE_BYTES
 from kvmpc.vm.guest import assemble_guest
 from kvmpc.work.layout import Layout
@@ -36,28 +38,23 @@ GUESTS = pytest.mark.parametrize(
 )
 
 
-LinkedSteps = Callable[..., dict[str, str]]
-
-
-class _Shares:
-    """UffdShares without userfaultfds."""
-
-    def __init__(self, scene: Scene, count: int, features: int) -> None:
-        del scene, features
-        self.uffds = [SimpleNamespace(fd=100 + index) for index in range(count)]
-
-    def equip(self, record: object) -> None: ...
-
-    def close(self) -> None: ...
+LinkedSteps = Callable[..., Steps]
 
 
 @pytest.fixture
 def linked_steps(monkeypatch: pytest.MonkeyPatch) -> LinkedSteps:
     """Return a function: the steps that a pager's spec links with a fetch delay."""
-    monkeypatch.setattr(kvmpc.pagers.uffd, "UffdShares", _Shares)
-    monkeypatch.setattr(kvmpc.pagers.exit, "UffdShares", _Shares)
+    # Userfaultfds and epolls that are none.
+    shares = SimpleNamespace(
+        uffds=[SimpleNamespace(fd=100 + index) for index in range(3)],
+        equip=lambda _: None,
+        close=lambda: None,
+    )
+    monkeypatch.setattr(Sharing, "open", lambda *_: shares)
+    monkeypatch.setattr(syscalls, "syscall", lambda *_, **__: 100)
+    monkeypatch.setattr(syscalls, "close_fd", lambda _: None)
 
-    def steps(spec: str, delay_ns: int, *, split: bool = False) -> dict[str, str]:
+    def steps(spec: str, delay_ns: int, *, split: bool = False) -> Steps:
         size = 23 * PAGE_BYTES
         work = Work(vcpus=3, mem_per_vcpu_bytes=size, fetch_delay_ns=delay_ns, split=split)
         pager = parse_pager(spec)
@@ -70,7 +67,7 @@ def linked_steps(monkeypatch: pytest.MonkeyPatch) -> LinkedSteps:
             tags=pager.tags(1),
         )
         with pager.open(scene) as supply:
-            return {**DEFAULT_STEPS, **supply.linked_steps()}
+            return supply.linked_steps()
 
     return steps
 
@@ -83,16 +80,29 @@ def test_the_builds_tested_here_are_those_that_pagers_ask_for(linked_steps: Link
         ("uffd,fetch=blocking,uffds=per-vcpu", 0): "uffd",
         ("uffd,fetch=blocking", 9): "uffd+delay",
         ("uffd", 9): "pipelined",
+        ("uffd,readers=2", 0): "uffd+epoll",
+        ("uffd,readers=3,fetch=blocking", 9): "uffd+delay+epoll",
+        ("uffd,readers=2,uffds=2", 9): "pipelined+epoll",
         ("exit", 0): "exit",
         ("exit,uffds=2", 9): "exit+delay",
     }
     for (spec, delay_ns), name in asked.items():
-        assert linked_steps(spec, delay_ns) == {**DEFAULT_STEPS, **STEPS[name]}, spec
+        assert linked_steps(spec, delay_ns) == STEPS[name], spec
         stamped = name if spec.startswith("none") else f"{name}+split"
-        found = linked_steps(spec, delay_ns, split=True)
-        assert found == {**DEFAULT_STEPS, **STEPS[stamped]}, spec
+        assert linked_steps(spec, delay_ns, split=True) == STEPS[stamped], spec
     names = set(asked.values())
     assert names | {f"{name}+split" for name in names} == set(STEPS)
+
+
+def test_every_variant_of_a_step_is_a_label_and_every_such_label_a_variant() -> None:
+    program = build(Steps())
+    known = {
+        variant
+        for words in typing.get_type_hints(Steps).values()
+        for variant in typing.get_args(words)
+    }
+    assert known <= set(program.labels)
+    assert known == {variant for steps in STEPS.values() for variant in vars(steps).values()}
 
 
 @needs_objdump
@@ -184,14 +194,14 @@ def test_a_pagers_build_has_every_system_call_and_a_scripted_one_has_none(name: 
 @EACH_BUILD
 def test_a_step_is_the_variant_that_was_asked_for(name: str) -> None:
     program = build(STEPS[name])
-    for step, variant in {**DEFAULT_STEPS, **STEPS[name]}.items():
+    for step, variant in vars(STEPS[name]).items():
         assert program.labels[step] == program.labels[variant]
 
 
 def test_whatever_several_threads_change_is_changed_by_locked_instructions() -> None:
     # No single-threaded test can see a missing lock.
     shared = ("bts ", "btr ", "inc dword ptr [r", "dec dword ptr [r")
-    texts = [line.text for line in build({}).listing]
+    texts = [line.text for line in build(Steps()).listing]
     found = [text for text in texts if any(form in text for form in shared)]
     assert [text for text in found if not text.startswith("lock ")] == []
     assert [text.split()[1] for text in found].count("inc") == 2
@@ -245,7 +255,7 @@ def test_code_is_first_writable_then_executable_and_never_both(
         mprotect(address, size_bytes, prot)
 
     monkeypatch.setattr(syscalls, "mprotect", watched)
-    program = NativeProgram(build({}))
+    program = NativeProgram(build(Steps()))
     start = program.address("call_native") - program.program.labels["call_native"]
     try:
         assert before == ["rw-p"]
@@ -273,12 +283,11 @@ def test_code_that_cannot_be_made_executable_is_unmapped(monkeypatch: pytest.Mon
         syscalls.Mapping, "close", lambda self: (closed.append(self.address), close(self))
     )
     with pytest.raises(KernelError, match="mprotect"):
-        NativeProgram(build({}))
+        NativeProgram(build(Steps()))
     assert closed == seen
 
 
 def test_one_program_serves_every_trial_with_the_same_steps() -> None:
-    steps = STEPS["exit"]
-    program = load(steps)
-    assert load(dict(reversed(steps.items()))) is program
+    program = load(STEPS["exit"])
+    assert load(replace(STEPS["exit"])) is program
     assert load(STEPS["uffd"]) is not program

@@ -11,6 +11,7 @@ from kvmpc.abi import clock
 from kvmpc.assembler.assemble import AssemblerError
 from kvmpc.loops.program import NativeProgram, build
 from kvmpc.loops.records import Call, FillRecord, Return
+from kvmpc.loops.steps import Steps
 from kvmpc.units import PAGE_BYTES
 from kvmpc.work.tags import tag_rule
 from tests.fakes.scripted import ScriptedKernel, Setting, counts, extra_sources, failure
@@ -23,7 +24,7 @@ class EntryNotes(ctypes.Structure):
 
 
 def test_a_native_call_leaves_the_registers_that_belong_to_c_as_they_were() -> None:
-    program = NativeProgram(build({}, extra=extra_sources(), syscall="scripted_kernel"))
+    program = NativeProgram(build(Steps(), extra=extra_sources(), syscall="scripted_kernel"))
     notes = EntryNotes()
     try:
         program.call("probe_entry", notes, program.address("clobber_all"))
@@ -77,7 +78,7 @@ def test_the_scripted_kernel_misses_a_call_that_never_came(
 
 def test_a_build_without_the_scripted_kernel_cannot_name_it() -> None:
     with pytest.raises(AssemblerError, match="scripted_kernel"):
-        build({}, syscall="scripted_kernel")
+        build(Steps(), syscall="scripted_kernel")
 
 
 # --- time stamps -------------------------------------------------------------------------------

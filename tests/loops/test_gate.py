@@ -12,6 +12,7 @@ import pytest
 from kvmpc.abi import clock, kvm
 from kvmpc.loops.program import load
 from kvmpc.loops.records import Call, RecordArray, ResolverRecord, Return, SharedRecord
+from kvmpc.loops.steps import Steps
 from tests.fakes.scripted import ScriptedKernel, Setting, counts, failure
 
 GATE_NS = 5_000_000_007
@@ -85,7 +86,7 @@ def test_a_thread_sleeps_until_the_gate_is_open_whatever_wakes_it(
 
 
 def test_every_thread_counts_as_parked_before_the_gate_lets_all_of_them_go() -> None:
-    threads, program = 23, load({})
+    threads, program = 23, load(Steps())
     with RecordArray(SharedRecord, 1) as shareds, RecordArray(ResolverRecord, threads) as array:
         shared, codes = shareds.records[0], []
         for record in array.records:

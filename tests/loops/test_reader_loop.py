@@ -18,8 +18,12 @@ EVENT_FORK = 0x13
 
 
 def run(kernel: ScriptedKernel, record: ReaderRecord, build: str = "uffd") -> int:
-    """Run the loop; the two stamps at its end come last."""
+    """Run the loop, that of a shared userfaultfd where the record has an epoll fd.
+
+    The two stamps at its end come last.
+    """
     kernel.stamp_end(record)
+    build = build if record.epoll < 0 else f"{build}+epoll"
     return kernel.run("reader_loop", record, build=build)
 
 

@@ -480,7 +480,8 @@ def test_a_page_is_resolved_once_whatever_the_steps(
     kernel: ScriptedKernel, setting: Setting, build: str
 ) -> None:
     # A pipelined reader's stamps come from its ring.
-    record = setting.reader() if build == "pipelined+split" else setting.resolver()
+    later = STEPS[build].stage == "stage_stamped_later"
+    record = setting.reader() if later else setting.resolver()
     if "split" in build:
         setting.back(record)
     if "delay" in build:

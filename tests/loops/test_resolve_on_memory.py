@@ -46,7 +46,7 @@ class PagedMemory:
         self.uffds: list[Userfaultfd] = []
         for first, length in shares(pages, uffds):
             self.uffds.append(Userfaultfd(features))
-            self.uffds[-1].register_missing(self.hva(first), length * PAGE_BYTES)
+            self.uffds[-1].register(self.hva(first), length * PAGE_BYTES)
         self.fds = (ctypes.c_uint32 * uffds)(*(uffd.fd for uffd in self.uffds))
         self.array = RecordArray(ResolverRecord, 2, tail_bytes=PAGE_BYTES)
         self.records = list(self.array.records)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import kvmpc.loops.tsc
-import kvmpc.pagers.pager
+import kvmpc.sources.delay
 from kvmpc.errors import KernelError
 from kvmpc.loops.records import ResolverRecord, Return, SharedRecord
 from kvmpc.loops.tsc import host_cycles_per_ns
@@ -82,7 +82,7 @@ def _equipped(delay_ns: int) -> ResolverRecord:
 def test_a_delay_is_given_in_cycles_which_come_back_as_the_same_nanoseconds(
     monkeypatch: pytest.MonkeyPatch, rate: float, delay_ns: int
 ) -> None:
-    monkeypatch.setattr(kvmpc.pagers.pager, "host_cycles_per_ns", lambda: rate)
+    monkeypatch.setattr(kvmpc.sources.delay, "host_cycles_per_ns", lambda: rate)
     record = _equipped(delay_ns)
     assert record.fetch_delay_ns == delay_ns
     assert record.fetch_delay_cycles == round(delay_ns * rate)
@@ -94,7 +94,7 @@ def test_without_a_delay_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) ->
     def refuse() -> float:
         raise AssertionError("20 ms for nothing")
 
-    monkeypatch.setattr(kvmpc.pagers.pager, "host_cycles_per_ns", refuse)
+    monkeypatch.setattr(kvmpc.sources.delay, "host_cycles_per_ns", refuse)
     record = _equipped(0)
     found = record.fetch_delay_ns, record.fetch_delay_cycles, record.ns_per_cycle_q32
     assert found == (0, 0, 0)

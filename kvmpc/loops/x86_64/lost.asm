@@ -6,7 +6,8 @@ lost_drop:
     ret
 
 ; lost_wait: a vCPU's own thread must not run the guest before the page is there. Spins about as long
-; as an install takes (by the TSC: a `pause` is 10 to 140 cycles), then sleeps on the 32-bit word of the missing bitmap that holds the page's bit.
+; as an install takes (by the TSC: a `pause` is 10 to 140 cycles), then sleeps on the 32-bit word of
+; the missing bitmap that holds the page's bit.
 lost_wait:
     mov rdi, r12
     shr rdi, 5

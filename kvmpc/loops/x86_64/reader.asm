@@ -1,7 +1,8 @@
 ; The hot loop of a userfaultfd reader: read messages, take each page, install what is due, wait when
 ; there is neither. All messages of one read come before any install that is due, so that no request
 ; goes out late behind one.
-; What `take` does with a page, and whether pages come in later, are chosen by the pager (take.asm).
+; What `take` does with a page, whether pages come in later, and how `wait` waits are chosen by the pager
+; (take.asm, wait.asm).
 
 ; reader_loop: rbx = reader record -> eax = RETURN_*
 reader_loop:
@@ -33,7 +34,7 @@ reader_loop:
     inc qword ptr [rbx + reader.received]
     mov r12, [rbp + uffd_msg.address]
     sub r12, [rbx + resolver.data_hva]
-    shr r12, PAGE_SHIFT
+    shr r12, UNIT_SHIFT
     mov [rbx + resolver.page], r12
     mov eax, RETURN_OUTSIDE
     cmp r12, [rbx + resolver.pages]
@@ -90,7 +91,7 @@ reader_loop:
     add [rbx + reader.wakeups_empty], rax
     mov qword ptr [rbx + reader.woken], 0
     inc qword ptr [rbx + reader.polls]
-    call wait_message
+    call wait
     cmp eax, -EINTR
     je .interrupted
     cmp eax, 0
@@ -102,39 +103,3 @@ reader_loop:
 .failed:
     mov ecx, r13d
     jmp failed
-
-; wait_message: sleep until a message comes or the next page is due
-; -> eax = 1 message, 0 a page is due, or negative errno; r13d = CALL_* made
-wait_message:
-    xor r10d, r10d                          ; ppoll: signal mask; set again for epoll_pwait2
-    xor edx, edx                            ; no time-out
-    mov rax, [rbx + reader.timeout_ns]
-    cmp rax, NONE
-    je .forever
-    xor edx, edx
-    mov ecx, 1000000000
-    div rcx
-    mov [rbx + resolver.sec], rax
-    mov [rbx + resolver.nsec], rdx
-    lea rdx, [rbx + resolver.sec]
-.forever:
-    mov edi, [rbx + reader.epoll]
-    cmp edi, 0
-    jge .shared
-    mov r13d, CALL_PPOLL
-    lea rdi, [rbx + reader.poll_fd]
-    mov esi, 1
-    mov eax, SYS_PPOLL
-    SYSCALL
-    ret
-.shared:
-    ; EPOLLEXCLUSIVE: one message wakes one of the readers that share the userfaultfd.
-    mov r13d, CALL_EPOLL_PWAIT2
-    lea rsi, [rbx + reader.epoll_event]
-    mov r10, rdx
-    mov edx, 1
-    xor r8d, r8d
-    xor r9d, r9d
-    mov eax, SYS_EPOLL_PWAIT2
-    SYSCALL
-    ret

@@ -58,16 +58,16 @@ vcpu_loop:
     je .annotated
     cmp eax, KVM_EXIT_UNKNOWN
     jne .odd
-    ; No annotation: the guest's loop keeps the address it touches in rsi (guest/touch.asm).
+    ; No annotation: the guest keeps the address it touches in a register (ADDRESS_REGISTER).
     inc qword ptr [rbx + vcpu.exits_registers]
-    mov r12, [rbp + kvm_run.regs_rsi]
+    mov r12, [rbp + kvm_run.touched_gpa]
     jmp .locate
 .annotated:
     inc qword ptr [rbx + vcpu.exits_annotated]
     mov r12, [rbp + kvm_run.memory_fault_gpa]
 .locate:
     sub r12, [rbx + resolver.data_gpa]      ; below data memory wraps to far above it
-    shr r12, PAGE_SHIFT
+    shr r12, UNIT_SHIFT
     mov [rbx + resolver.page], r12
     mov eax, RETURN_OUTSIDE
     cmp r12, [rbx + resolver.pages]

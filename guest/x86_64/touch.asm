@@ -3,7 +3,7 @@
 ;
 ; in:  rdi = this vCPU's record (kvmpc/vm/record.py, GuestRecord)
 ; Ends at the `out` to DONE_PORT. rsi is always the page being touched: where KVM reports a missing
-; page without its address, the host takes it from there (kvmpc/loops/vcpu.asm).
+; page without its address, the host takes it from there (loops/records.py, ADDRESS_REGISTER).
 ;
 ; r8  touches left      r9  index of the touch      r10 index step      r11 indices
 ; r12 tag multiplier    r13 tag seed                r14 time before     r15 address of index 0
@@ -29,17 +29,7 @@ touch:
     mov [rdi + guest.start_cycles], rax
 
 .next:
-    ; The page of index i: run i >> shift begins every run_stride pages, the rest counts within it.
-    mov rcx, [rdi + guest.run_shift]
-    mov rax, r9
-    shr rax, cl
-    mov rdx, rax
-    shl rdx, cl
-    mov rsi, r9
-    sub rsi, rdx
-    imul rax, [rdi + guest.run_stride]
-    add rsi, rax
-    shl rsi, PAGE_SHIFT
+    page_offset rsi, r9, [rdi + guest.run_shift], [rdi + guest.run_stride]
     add rsi, r15
 
 .if TIMED
@@ -90,11 +80,10 @@ touch:
 
 .if CHECKED
     mov rax, rsi
-    imul rax, r12
-    xor rax, r13
+    tag rax, r12, r13
     cmp rax, [rsi]
     jne .wrong
-    rol rax, 32
+    last_word rax
     cmp rax, [rsi + LAST_WORD]
     jne .wrong
 .checked:
@@ -121,16 +110,7 @@ touch:
 .pass:
     mov r8, [rdi + guest.touches]
 .again:
-    mov rcx, [rdi + guest.run_shift]
-    mov rax, r9
-    shr rax, cl
-    mov rdx, rax
-    shl rdx, cl
-    mov rsi, r9
-    sub rsi, rdx
-    imul rax, [rdi + guest.run_stride]
-    add rsi, rax
-    shl rsi, PAGE_SHIFT
+    page_offset rsi, r9, [rdi + guest.run_shift], [rdi + guest.run_stride]
     add rsi, r15
 .if WRITE
     cmp r9, [rsi + 8]
@@ -138,11 +118,10 @@ touch:
 .endif
 .if CHECKED
     mov rax, rsi
-    imul rax, r12
-    xor rax, r13
+    tag rax, r12, r13
     cmp rax, [rsi]
     jne .changed
-    rol rax, 32
+    last_word rax
     cmp rax, [rsi + LAST_WORD]
     jne .changed
 .endif

@@ -39,7 +39,7 @@ stage_stamped_later:
 publish_stamped:
     call read_cycles
     mov rdx, r12
-    shl rdx, PAGE_SHIFT
+    shl rdx, UNIT_SHIFT
     add rdx, [rbx + resolver.data_hva]
     mov [rdx + STAMP_INSTALLED], rax
     jmp publish_bit

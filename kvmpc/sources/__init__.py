@@ -1,0 +1,1 @@
+"""Where a missing page's bytes come from."""
