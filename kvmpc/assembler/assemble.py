@@ -39,7 +39,7 @@ from kvmpc.assembler.x86_64 import (
     parse_operands,
 )
 
-__all__ = ["AssemblerError", "Field", "Line", "Program", "Symbols", "assemble"]
+__all__ = ["AssemblerError", "Field", "Program", "Statement", "Symbols", "assemble"]
 
 
 class AssemblerError(Exception):
@@ -71,7 +71,7 @@ class _Macro:
 
 
 @dataclass(frozen=True)
-class Line:
+class Statement:
     """What one statement became: `code` at `offset`, and `text`, the instruction as encoded."""
 
     source: str
@@ -87,7 +87,7 @@ class Program:
 
     code: bytes
     labels: Mapping[str, int]
-    listing: tuple[Line, ...]
+    listing: tuple[Statement, ...]
 
     def format_listing(self) -> str:
         """Return one text line per label and per statement: offset, bytes, origin, instruction."""
@@ -142,7 +142,7 @@ class _Builder:
         self.syscall = syscall
         self.code = bytearray()
         self.labels: dict[str, int] = {}
-        self.listing: list[Line] = []
+        self.listing: list[Statement] = []
         self.fixups: list[tuple[int, str]] = []  # index in the listing, label
         self.origin = ("", 0)
         self.scope = ""
@@ -292,7 +292,7 @@ class _Builder:
         self.emit(_BRANCHES[mnemonic] + bytes(4), f"{mnemonic} {label}")
 
     def emit(self, code: bytes, text: str) -> None:
-        self.listing.append(Line(*self.origin, len(self.code), code, text))
+        self.listing.append(Statement(*self.origin, len(self.code), code, text))
         self.code += code
 
     def link(self, aliases: Mapping[str, str]) -> Program:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from kvmpc.assembler.assemble import AssemblerError, Field, Line, Program, Symbols, assemble
+from kvmpc.assembler.assemble import AssemblerError, Field, Program, Statement, Symbols, assemble
 from tests.fakes.disassembly import check_against_objdump, needs_objdump
 
 SYMBOLS = Symbols(
@@ -332,7 +332,7 @@ def test_an_indirect_branch_takes_a_register_or_memory() -> None:
 def test_sources_share_global_labels() -> None:
     program = assemble([("a.asm", "call b"), ("b.asm", "ud2\nb: ret")], SYMBOLS)
     assert program.code == bytes.fromhex("e802000000 0f0b c3")
-    assert program.listing[2] == Line("b.asm", 2, 7, b"\xc3", "ret")
+    assert program.listing[2] == Statement("b.asm", 2, 7, b"\xc3", "ret")
 
 
 def test_local_labels_belong_to_the_global_label_above() -> None:
@@ -471,7 +471,7 @@ def test_align_pads_with_nops() -> None:
     program = build("ret\n.align 16\nloop: ret\n.align 1\nret")
     assert program.code == b"\xc3" + b"\x90" * 15 + b"\xc3\xc3"
     assert program.labels == {"loop": 16}
-    assert program.listing[1] == Line("loop.asm", 2, 1, b"\x90" * 15, ".align 16")
+    assert program.listing[1] == Statement("loop.asm", 2, 1, b"\x90" * 15, ".align 16")
     assert code_of("ret\n.align PAGE_BYTES\nret").index(b"\xc3", 1) == 4096
 
 
@@ -671,6 +671,6 @@ def test_every_mnemonic_is_in_the_samples() -> None:
 def test_a_listing_that_does_not_tell_the_truth_is_noticed(text: str, wrong: str) -> None:
     program = build(text)
     line = program.listing[0]
-    lying = Line(line.source, line.line, line.offset, line.code, wrong)
+    lying = Statement(line.source, line.line, line.offset, line.code, wrong)
     with pytest.raises(AssertionError):
         check_against_objdump(Program(program.code, program.labels, (lying,)))
