@@ -1,8 +1,8 @@
 """Kvm, Vm and Vcpu: one owner for each kind of KVM file descriptor.
 
-They set a VM up and take it down; nothing here runs on the measured path (``loops/vcpu.asm`` makes
-the KVM_RUN calls on the fd that `Vcpu` owns). Every object is a context manager, closes what it
-owns in reverse order, and may be closed twice.
+They set a VM up and take it down; nothing here runs on the measured path (the KVM_RUN calls on the
+fd that `Vcpu` owns are made in ``loops/x86_64/vcpu.asm``). Every object is a context manager,
+closes what it owns in reverse order, and may be closed twice.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The guest in place: tables, the assembled program and a page for each vCPU, in the low slot.
 
 `kvmpc.vm.x86` says where everything is there; `Guest` writes it and prepares the vCPUs. What the
-guest does is in ``guest/touch.asm``; what it reports is a `GuestRecord` per vCPU, read with
+guest does is in ``guest/x86_64/touch.asm``; what it reports is a `GuestRecord` per vCPU, read with
 `Guest.record`. This module knows nothing of pagers.
 """
 

@@ -2,8 +2,8 @@
 
 A page carries a tag in its first and its last word, derived from its gpa and the trial's seed, so
 that a page that is missing, misplaced or stale cannot pass for the right one. The
-host's loops (``loops/resolve.asm``, ``loops/fill.asm``) write tags and the guest
-(``guest/touch.asm``) compares them; `tag` is the same rule in Python, for reports and tests.
+host's loops write tags and the guest compares them, by the macro ``tag`` of
+``guest/x86_64/rules.asm``; here is the same rule in Python, for reports and tests.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def test_shares_are_a_partition_into_equal_parts_that_resolve_finds(pages: int, 
     assert min(lengths) >= 1
     for share, (first, length) in enumerate(found):
         for page in (first, first + length // 2, first + length - 1):
-            # The rule in loops/resolve.asm.
+            # The rule in loops/x86_64/install.asm.
             assert ((page + 1) * count - 1) // pages == share
 
 
