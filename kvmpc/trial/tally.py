@@ -44,25 +44,26 @@ _MAX_RETURNS_SHARE = 0.001
 _MAX_TSC_DEVIATION = 0.01
 _TSC_CHECK_NS = 20_000_000
 
-_COUNTED_UNITS = {"calls", "exits", "messages", "pages"}
 
-
-def _counted(fields: Sequence[FieldSpec]) -> list[str]:
-    return [spec.name for spec in fields if spec.use == "out" and spec.unit in _COUNTED_UNITS]
+def _counted(records: Sequence[ResolverRecord], fields: Sequence[FieldSpec]) -> dict[str, int]:
+    """Return what `fields` say of their counters: the sum over `records`, or the largest."""
+    found = {}
+    for spec in fields:
+        if spec.use in ("count", "peak"):
+            of_each = [getattr(record, spec.name) for record in records]
+            found[spec.name] = sum(of_each) if spec.use == "count" else max(of_each)
+    return found
 
 
 def counts(vcpus: Sequence[VcpuRecord], readers: Sequence[ReaderRecord]) -> dict[str, int]:
-    """Return the sum over threads of everything the loops count.
+    """Return what the loops count, over all threads.
 
     `returns` are rare-path returns: the one with which each vCPU ends is not among them.
     """
     both: list[ResolverRecord] = [*vcpus, *readers]
-    found = {name: sum(getattr(r, name) for r in both) for name in _counted(RESOLVER_FIELDS)}
-    most = {"repeats", "repeats_most"}
-    found |= {n: sum(getattr(r, n) for r in vcpus) for n in _counted(VCPU_FIELDS) if n not in most}
-    found["repeats_most"] = max(record.repeats_most for record in vcpus)
+    found = _counted(both, RESOLVER_FIELDS) | _counted(vcpus, VCPU_FIELDS)
     if readers:
-        found |= {n: sum(getattr(r, n) for r in readers) for n in _counted(READER_FIELDS)}
+        found |= _counted(readers, READER_FIELDS)
     found["returns"] = max(0, found["returns"] - len(both))
     for role, records in (("vcpus", vcpus), ("readers", readers)):
         if records:
