@@ -1,6 +1,6 @@
 """Where the threads of one trial sit, and where they sat: what was asked is done and read back.
 
-`Place` is the placement of one trial: the seats its threads take, the latency request it holds.
+`Seats` holds what one trial asked for: a seat for each thread, and a latency request.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from kvmpc.work.placement import Seating
 from kvmpc.work.work import Work
 
 __all__ = [
-    "Place",
     "Seat",
+    "Seats",
     "got",
     "memory_cautions",
 ]
@@ -56,8 +56,11 @@ class Seat:
         self.got = frozenset(os.sched_getaffinity(0))
 
 
-class Place:
-    """The placement of one trial: a seat for each thread, and the latency request it holds."""
+class Seats:
+    """A seat for each thread of one trial, and the latency request it holds.
+
+    Raises: HostError, KernelError, where the latency request is refused.
+    """
 
     def __init__(self, work: Work) -> None:
         self._work = work

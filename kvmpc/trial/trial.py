@@ -24,7 +24,7 @@ from kvmpc.trial.failures import describe_exit, error_of, failure_of
 from kvmpc.trial.kvm_counters import TrialStats
 from kvmpc.trial.passes import FurtherPasses
 from kvmpc.trial.perf import Recorder
-from kvmpc.trial.seats import Place, got
+from kvmpc.trial.seats import Seats, got
 from kvmpc.trial.signals import NEVER, Interrupt
 from kvmpc.trial.split import latency_split
 from kvmpc.trial.timeline import Timeline, speeds
@@ -160,7 +160,7 @@ class _Trial:
 
     def _set_up(self, stack: ExitStack) -> None:
         work = self.work
-        self.place = stack.enter_context(Place(work))
+        self.seats = stack.enter_context(Seats(work))
         self.shared = stack.enter_context(RecordArray(SharedRecord, 1)).records[0]
         cpuid = self.kvm.supported_cpuid()
         plan = plan_guest(work, cpuid)
@@ -189,7 +189,7 @@ class _Trial:
             record.fd, record.run = vcpu.fd, vcpu.run_address
             record.last_page = ~0
             self.passes.equip(index, record)
-            seat = self.place.vcpus[index]
+            seat = self.seats.vcpus[index]
             self.vcpu_workers.append(
                 _VcpuWorker(
                     name=f"vcpu{index}",
@@ -201,7 +201,7 @@ class _Trial:
             )
         self.reader_workers = [
             Worker(name=reader.name, record=reader.record, seat=seat)
-            for reader, seat in zip(readers, self.place.seat_readers(len(readers)), strict=True)
+            for reader, seat in zip(readers, self.seats.seat_readers(len(readers)), strict=True)
         ]
         self.guest_tsc_khz = self.vcpu_workers[0].vcpu.tsc_khz()
         self.stats = TrialStats(self.kvm, vm)
@@ -366,7 +366,7 @@ class _Trial:
         )
         self.passes.verify(guest)
         metrics |= speeds(timeline, [r.end_ns - gate_ns for r in vcpus], self.passes.full_speed())
-        metrics |= self.place.metrics()
+        metrics |= self.seats.metrics()
         metrics["setup_ns"] = float(ready_ns - begin_ns)
         split, split_cautions = latency_split(
             self.memory, self.layout, self.pager, tsc_khz=khz, tsc_shared=self.tsc_shared
@@ -383,13 +383,13 @@ class _Trial:
             guest_tsc_khz=khz,
             guest_tsc_is_host_tsc=self.tsc_shared,
             per_vcpu=tally.per_thread(vcpus, gate_ns)
-            | got(self.place.vcpus)
+            | got(self.seats.vcpus)
             | {
                 "touched": tuple(guest.record(i).touched for i in range(work.vcpus)),
                 "longest_cycles": tuple(guest.record(i).longest_cycles for i in range(work.vcpus)),
             },
             per_reader=tally.per_thread(readers, gate_ns)
-            | got(self.place.readers)
+            | got(self.seats.readers)
             | {"received": tuple(record.received for record in readers)},
             pages_per_node=pages_per_node,
             warnings=(
@@ -401,7 +401,7 @@ class _Trial:
                     guest_tsc_khz=khz,
                     tsc_khz_seen=seen_khz,
                 ),
-                *self.place.cautions(pages_per_node),
+                *self.seats.cautions(pages_per_node),
                 *split_cautions,
                 *self.stats.cautions(self.counts, ring=self.ring),
             ),
