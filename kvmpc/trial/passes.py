@@ -13,7 +13,6 @@ from typing import Self
 from kvmpc.errors import KernelError, VerifyError
 from kvmpc.loops.program import NativeProgram
 from kvmpc.loops.records import RecordArray, SharedRecord, VcpuRecord
-from kvmpc.units import PAGE_BYTES
 from kvmpc.vm.guest import Guest
 from kvmpc.vm.memory import DATA_GPA
 from kvmpc.work.work import Work
@@ -82,7 +81,7 @@ class FurtherPasses:
                 gpa = record.changed_gpa
                 raise VerifyError(
                     f"vcpu{vcpu} found {record.changed} pages changed in a further pass, first "
-                    f"page {(gpa - DATA_GPA) // PAGE_BYTES} (gpa {gpa:#x}): "
+                    f"page {(gpa - DATA_GPA) // self._work.unit_bytes} (gpa {gpa:#x}): "
                     f"{record.changed_word:#018x} in the word that the guest writes"
                 )
 

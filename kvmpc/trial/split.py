@@ -22,7 +22,6 @@ from kvmpc.kernel import syscalls
 from kvmpc.loops.stamps import STAMPS
 from kvmpc.loops.tsc import host_cycles_per_ns
 from kvmpc.pagers.pager import Pager
-from kvmpc.units import PAGE_BYTES
 from kvmpc.vm.memory import GuestMemory
 from kvmpc.work.layout import Layout
 
@@ -113,7 +112,7 @@ def _durations(
 ) -> tuple[dict[str, list[int]], int]:
     """Return the cycles of each part, one entry a page, and how many pages have one below zero."""
     found: dict[str, list[int]] = {part: [] for part in parts}
-    disordered = 0
+    disordered, unit_bytes = 0, layout.work.unit_bytes
     every = -(-layout.work.expected_pages // MAX_PAGES)
     # In step with the parts, it would find the same place of each: its beginning.
     pieces = sum(1 for _ in extents(layout)) // layout.work.parts
@@ -122,10 +121,10 @@ def _durations(
     for number, (page, count) in enumerate(extents(layout)):
         if number % every:
             continue
-        content = syscalls.read_own_memory(memory.hva_of_page(page), count * PAGE_BYTES)
+        content = syscalls.read_own_memory(memory.hva_of_page(page), count * unit_bytes)
         words = memoryview(content).cast("Q")
         stamps = {
-            name: words[offset // 8 :: PAGE_BYTES // 8].tolist() for name, offset in STAMPS.items()
+            name: words[offset // 8 :: unit_bytes // 8].tolist() for name, offset in STAMPS.items()
         }
         wrong = [False] * count
         for part, (begin, end) in parts.items():

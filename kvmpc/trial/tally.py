@@ -1,4 +1,4 @@
-"""From a finished trial's records to numbers: counts, metrics, warnings. It only reads.
+"""From a finished trial's records to numbers: counts, metrics, cautions. It only reads.
 
 A metric that was not measured is absent.
 """
@@ -6,7 +6,7 @@ A metric that was not measured is absent.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kvmpc.caution import Caution
 from kvmpc.loops.records import (
@@ -21,7 +21,7 @@ from kvmpc.loops.records import (
 from kvmpc.pagers.pager import Pager
 from kvmpc.result.histogram import bucket_bounds, cycles_to_ns, quantile_cycles
 from kvmpc.result.records import TrialResult
-from kvmpc.units import GIB, MIB, PAGE_BYTES
+from kvmpc.units import GIB, MIB
 from kvmpc.vm.guest import Guest
 from kvmpc.vm.record import HISTOGRAM_BUCKETS
 from kvmpc.work.work import Work
@@ -29,14 +29,17 @@ from kvmpc.work.work import Work
 __all__ = [
     "MAX_SKEW_SHARE",
     "blank_result",
+    "cautions",
     "counts",
     "cycles_per_ns",
+    "fairness",
     "guest_tsc_khz_seen",
     "histogram",
     "metrics",
     "per_thread",
+    "speeds",
     "switches",
-    "warnings",
+    "time_to_speed_ns",
 ]
 
 MAX_SKEW_SHARE = 0.01
@@ -117,11 +120,13 @@ def metrics(
     rate = work.expected_pages / elapsed_ns * 1e9
     found = {
         "pages_per_s": rate,
-        "mib_per_s": rate * PAGE_BYTES / MIB,
+        "mib_per_s": rate * work.unit_bytes / MIB,
         "start_skew_ns": float(max(record.start_ns for record in vcpus) - gate_ns),
         "cpu_vcpus_s": cpu_vcpus / 1e9,
         "cpu_readers_s": cpu_readers / 1e9,
-        "cpu_s_per_gib": (cpu_vcpus + cpu_readers) / 1e9 / (work.expected_pages * PAGE_BYTES / GIB),
+        "cpu_s_per_gib": (cpu_vcpus + cpu_readers)
+        / 1e9
+        / (work.expected_pages * work.unit_bytes / GIB),
     }
     fetches = sum(record.fetches for record in both)
     if fetches:
@@ -142,6 +147,67 @@ def metrics(
     return found
 
 
+def time_to_speed_ns(
+    timeline: Mapping[str, Sequence[int]],
+    end_ns: Sequence[int],
+    full_per_s: float,
+    share: float,
+) -> float | None:
+    """Return when the guest comes to `share` of its full speed, and stays there.
+
+    Its speed in an interval: what it touched, over its full speed; and a vCPU that has all its
+    pages (`end_ns`, one entry per vCPU) could run at full speed, though it waits for the others
+    here. None where pass 1 was over before there were two samples.
+    """
+    times, touches = [0, *timeline["ns"]], [0, *timeline["touches"]]
+    last = max(end_ns)
+    reached: float | None = None
+    seen = 0
+    for begin, end, before, after in zip(times, times[1:], touches, touches[1:], strict=False):
+        if end > last or end <= begin:
+            break
+        seen += 1
+        touching = (after - before) / (end - begin) * 1e9 / full_per_s
+        ended = sum(at <= begin for at in end_ns) / len(end_ns)
+        if touching + ended < share:
+            reached = None
+        elif reached is None:
+            reached = float(begin)
+    if seen < 2:
+        return None
+    # After the last vCPU's last page every one of them can run at full speed.
+    in_time = sorted(end_ns)[max(0, -(-round(share * 1000) * len(end_ns) // 1000) - 1)]
+    return float(in_time) if reached is None else min(reached, float(in_time))
+
+
+def speeds(
+    timeline: Mapping[str, Sequence[int]], end_ns: Sequence[int], full_per_s: float | None
+) -> dict[str, float]:
+    """Return metrics: how alike the vCPUs fared, and how long the guest was how slow.
+
+    `end_ns`: from the gate, one entry per vCPU; `full_per_s`: None without further passes.
+    """
+    found: dict[str, float | None] = {
+        "fairness_share": fairness(end_ns),
+        "finish_spread_ns": float(max(end_ns) - min(end_ns)),
+        "full_speed_touches_per_s": full_per_s,
+    }
+    if full_per_s is not None and timeline:
+        found["to_half_speed_ns"] = time_to_speed_ns(timeline, end_ns, full_per_s, 0.5)
+        found["to_95_speed_ns"] = time_to_speed_ns(timeline, end_ns, full_per_s, 0.95)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def fairness(end_ns: Sequence[int]) -> float:
+    """Return Jain's index of the vCPUs' rates: 1 = all alike, 1/n = one had it all.
+
+    `end_ns`: from the gate, one entry per vCPU, each of which touches as many pages.
+    Source: Jain, Chiu, Hawe, DEC-TR-301 (1984).
+    """
+    rates = [1 / max(1, at) for at in end_ns]
+    return sum(rates) ** 2 / (len(rates) * sum(rate * rate for rate in rates))
+
+
 def per_thread(records: Sequence[ResolverRecord], gate_ns: int) -> dict[str, tuple[int, ...]]:
     """Return what each thread did, by name; times are from the gate."""
     return {
@@ -154,7 +220,7 @@ def per_thread(records: Sequence[ResolverRecord], gate_ns: int) -> dict[str, tup
     }
 
 
-def warnings(
+def cautions(
     work: Work,
     *,
     elapsed_ns: int,

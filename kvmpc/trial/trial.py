@@ -27,7 +27,7 @@ from kvmpc.trial.perf import Recorder
 from kvmpc.trial.seats import Seats, got
 from kvmpc.trial.signals import NEVER, Interrupt
 from kvmpc.trial.split import latency_split
-from kvmpc.trial.timeline import Timeline, speeds
+from kvmpc.trial.timeline import Timeline
 from kvmpc.units import PAGE_BYTES
 from kvmpc.vm.bitmap import MissingBitmap
 from kvmpc.vm.guest import DONE_PORT, READY_PORT, TRAP_PORT, Guest
@@ -365,7 +365,9 @@ class _Trial:
             work, gate_ns=gate_ns, vcpus=vcpus, readers=readers, guest=guest, guest_tsc_khz=khz
         )
         self.passes.verify(guest)
-        metrics |= speeds(timeline, [r.end_ns - gate_ns for r in vcpus], self.passes.full_speed())
+        metrics |= tally.speeds(
+            timeline, [r.end_ns - gate_ns for r in vcpus], self.passes.full_speed()
+        )
         metrics |= self.seats.metrics()
         metrics["setup_ns"] = float(ready_ns - begin_ns)
         split, split_cautions = latency_split(
@@ -393,7 +395,7 @@ class _Trial:
             | {"received": tuple(record.received for record in readers)},
             pages_per_node=pages_per_node,
             warnings=(
-                *tally.warnings(
+                *tally.cautions(
                     work,
                     elapsed_ns=elapsed_ns,
                     start_skew_ns=metrics["start_skew_ns"],

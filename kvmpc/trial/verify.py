@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from kvmpc.errors import VerifyError
 from kvmpc.loops.records import ResolverRecord
-from kvmpc.units import PAGE_BYTES
 from kvmpc.vm.bitmap import MissingBitmap
 from kvmpc.vm.guest import Guest
 from kvmpc.vm.memory import DATA_GPA, GuestMemory
@@ -71,7 +70,7 @@ def verify_guest(guest: Guest, memory: GuestMemory, layout: Layout, tags: TagRul
             raise VerifyError(f"vcpu{vcpu} touched {record.touched} of {record.touches} pages")
         if record.mismatches:
             gpa = record.wrong_gpa
-            page = (gpa - DATA_GPA) // PAGE_BYTES
+            page = (gpa - DATA_GPA) // layout.work.unit_bytes
             raise VerifyError(
                 f"vcpu{vcpu} found a wrong tag in {record.mismatches} of its pages, first in page "
                 f"{page} (gpa {gpa:#x}): "
