@@ -133,7 +133,7 @@ class _Trial:
                 ready_ns = time.monotonic_ns()
                 self._wait_parked(self.shared)
                 if self.pager.starts_empty:
-                    verify.verify_absent(self.memory, self.layout, self._check_interrupt)
+                    verify.verify_absent(self.memory.presence, self.layout, self._check_interrupt)
                 self._open_gate()
                 self._wait_done()
             finally:
@@ -351,8 +351,8 @@ class _Trial:
         work, guest = self.work, self.guest
         vcpus = [worker.record for worker in self.vcpu_workers]
         readers = [reader.record for reader in self.supply.readers]
-        verify.verify_guest(guest, self.memory, self.layout, self.tags)
-        verify.verify_presence(self.memory, self.layout, self._check_interrupt)
+        verify.verify_guest(guest, self.memory.presence, self.layout, self.tags)
+        verify.verify_presence(self.memory.presence, self.layout, self._check_interrupt)
         if self.pager.fetches:
             verify.verify_installs([*vcpus, *readers, *self.passes.records], work.expected_pages)
             verify.verify_bitmap(self.bitmap, self.layout)
@@ -374,7 +374,7 @@ class _Trial:
             self.memory, self.layout, self.pager, tsc_khz=khz, tsc_shared=self.tsc_shared
         )
         metrics |= split
-        pages_per_node = self.memory.pages_per_node()
+        pages_per_node = self.memory.presence.pages_per_node()
         return replace(
             tally.blank_result(work, self.pager, self.round_number, error=None),
             verified=self._verified(),

@@ -13,7 +13,8 @@ from kvmpc.errors import VerifyError
 from kvmpc.loops.records import ResolverRecord
 from kvmpc.vm.bitmap import MissingBitmap
 from kvmpc.vm.guest import Guest
-from kvmpc.vm.memory import DATA_GPA, GuestMemory
+from kvmpc.vm.memory import DATA_GPA
+from kvmpc.vm.presence import Presence
 from kvmpc.work.layout import Layout
 from kvmpc.work.tags import TagRule
 
@@ -25,10 +26,10 @@ __all__ = [
     "verify_presence",
 ]
 
-Check = Callable[[], None]
+_Check = Callable[[], None]
 
 
-def _parts(layout: Layout, check: Check) -> Iterator[int]:
+def _parts(layout: Layout, check: _Check) -> Iterator[int]:
     """Yield each part's first page.
 
     `check` is called between parts: a large guest takes seconds, and somebody may want to stop.
@@ -38,28 +39,28 @@ def _parts(layout: Layout, check: Check) -> Iterator[int]:
         yield part * layout.work.pages_per_part
 
 
-def verify_absent(memory: GuestMemory, layout: Layout, check: Check = lambda: None) -> None:
+def verify_absent(presence: Presence, layout: Layout, check: _Check = lambda: None) -> None:
     """No page is present in this process: whatever supplies them, it has all of them to supply.
 
     A page that is there too early costs its vCPU no fault, so it would make a pager look better
     than it is. Raises: VerifyError, OSError, KernelError, what `check` raises.
     """
     pages = layout.work.pages_per_part
-    if not any(memory.any_resident(first, pages) for first in _parts(layout, check)):
+    if not any(presence.any_resident(first, pages) for first in _parts(layout, check)):
         return
     found, first_found = 0, 0
     for first in _parts(layout, check):
-        present = memory.present(first, pages)
+        present = presence.present(first, pages)
         if not found and 1 in present:
             first_found = first + present.index(1)
         found += sum(present)
     raise VerifyError(
         f"pages were there before the gate that nobody had touched: {found} of "
-        f"{layout.work.total_pages}; {memory.describe_page(first_found)}"
+        f"{layout.work.total_pages}; {presence.describe(first_found)}"
     )
 
 
-def verify_guest(guest: Guest, memory: GuestMemory, layout: Layout, tags: TagRule) -> None:
+def verify_guest(guest: Guest, presence: Presence, layout: Layout, tags: TagRule) -> None:
     """Every vCPU has touched every page of its order, and found the right tags.
 
     Names the first wrong page by vCPU and page. Raises: VerifyError, OSError.
@@ -76,18 +77,18 @@ def verify_guest(guest: Guest, memory: GuestMemory, layout: Layout, tags: TagRul
                 f"{page} (gpa {gpa:#x}): "
                 f"{record.wrong_first:#018x} and {record.wrong_last:#018x} in its first and last "
                 f"word, not {tags.tag(gpa):#018x} and {tags.last_word(gpa):#018x}; "
-                f"{memory.describe_page(page)}"
+                f"{presence.describe(page)}"
             )
 
 
-def verify_presence(memory: GuestMemory, layout: Layout, check: Check = lambda: None) -> None:
+def verify_presence(presence: Presence, layout: Layout, check: _Check = lambda: None) -> None:
     """Exactly the touched pages are present in this process.
 
     Raises: VerifyError, OSError, what `check` raises.
     """
     pages = layout.work.pages_per_part
     for first in _parts(layout, check):
-        present = memory.present(first, pages)
+        present = presence.present(first, pages)
         if present == layout.expected_part:
             continue
         wrong = next(page for page in range(pages) if present[page] != layout.expected_part[page])

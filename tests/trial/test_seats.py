@@ -202,7 +202,7 @@ def test_guest_memory_has_the_policy_and_the_low_slot_has_not(numa: str, policy:
                 policies[int(start, 16)] = word
         assert policies[memory.data_hva].startswith(policy)
         assert policies.get(memory.low_hva, "default") == "default"
-        assert sum(memory.pages_per_node().values()) == 1
+        assert sum(memory.presence.pages_per_node().values()) == 1
 
 
 @pytest.mark.parametrize("node", [0, 63, 64, 1022])

@@ -18,7 +18,7 @@ from kvmpc.pagers import Pager
 from kvmpc.pagers.pager import Supply
 from kvmpc.result.records import TrialResult
 from kvmpc.trial.signals import Interrupt
-from kvmpc.vm.memory import GuestMemory
+from kvmpc.vm.presence import Presence
 
 pytestmark = pytest.mark.kvm
 
@@ -125,12 +125,12 @@ def test_a_request_while_memory_is_verified_to_be_empty_ends_that(
 ) -> None:
     looked_at = []
 
-    def look(_: GuestMemory, first_page: int, __: int) -> bool:
+    def look(_: Presence, first_page: int, __: int) -> bool:
         looked_at.append(first_page)
         interrupt.signal_name = "SIGINT"
         return False
 
-    monkeypatch.setattr(GuestMemory, "any_resident", look)
+    monkeypatch.setattr(Presence, "any_resident", look)
     with pytest.raises(Interrupted, match="SIGINT"):
         run("exit")
     assert looked_at == [0]
