@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from kvmpc.kernel.kvm import Kvm, Vcpu
+from kvmpc.kernel.kvm import Kvm, Vcpu, Vm
 from kvmpc.loops.program import NativeProgram, load
 from kvmpc.loops.records import ReaderRecord, ResolverRecord, Return, SharedRecord, VcpuRecord
 from kvmpc.loops.tsc import host_cycles_per_ns
@@ -31,6 +31,7 @@ __all__ = ["Pager", "Reader", "Scene", "Supply", "stamped"]
 class Scene:
     """What a trial puts at a pager's disposal; all of it outlives the `Supply`."""
 
+    vm: Vm
     work: Work
     memory: GuestMemory
     layout: Layout

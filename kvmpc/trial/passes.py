@@ -45,13 +45,17 @@ class FurtherPasses:
         """One per vCPU; empty with one pass."""
         return self._records.records
 
-    def equip(self, vcpu: int, first: VcpuRecord) -> None:
-        """Make the vCPU's record for these passes from that of its first one, before it runs."""
+    def equip(self, vcpu: int, first: VcpuRecord) -> VcpuRecord | None:
+        """Return the vCPU's record for these passes, made from that of its first, before it runs.
+
+        None where there are none.
+        """
         if not self.records:
-            return
+            return None
         record = self.records[vcpu]
         ctypes.memmove(ctypes.addressof(record), ctypes.addressof(first), ctypes.sizeof(first))
         record.shared = ctypes.addressof(self.shared)
+        return record
 
     def open_gate(self) -> None:
         """Let all vCPUs go on. Raises: KernelError."""

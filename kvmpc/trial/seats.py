@@ -15,6 +15,7 @@ from kvmpc.host.headroom import allowed_cpus
 from kvmpc.host.numa import cpus_of_nodes, usable_nodes
 from kvmpc.kernel import syscalls
 from kvmpc.kernel.cpu_latency import LatencyRequest
+from kvmpc.trial.outcome import Finding
 from kvmpc.units import format_cpu_list
 from kvmpc.work.placement import Seating
 from kvmpc.work.work import Work
@@ -87,6 +88,19 @@ class Seats:
         """Return a seat for each of `count` readers."""
         self.readers = self._seats(self._seating(count).readers)
         return self.readers
+
+    def finding(self, pages_per_node: Mapping[str, int]) -> Finding:
+        """Return what was got, and where that is not what was asked.
+
+        Call it when all threads have left. Raises: KernelError.
+        """
+        return Finding(
+            metrics=self.metrics(),
+            per_vcpu=got(self.vcpus),
+            per_reader=got(self.readers),
+            pages_per_node=pages_per_node,
+            cautions=tuple(self.cautions(pages_per_node)),
+        )
 
     def metrics(self) -> dict[str, float]:
         """Return the latency limit in force, where this trial asks for one."""

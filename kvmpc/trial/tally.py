@@ -18,9 +18,8 @@ from kvmpc.loops.records import (
     ResolverRecord,
     VcpuRecord,
 )
-from kvmpc.pagers.pager import Pager
 from kvmpc.result.histogram import bucket_bounds, cycles_to_ns, quantile_cycles
-from kvmpc.result.records import TrialResult
+from kvmpc.trial.outcome import Finding
 from kvmpc.units import GIB, MIB
 from kvmpc.vm.guest import Guest
 from kvmpc.vm.record import HISTOGRAM_BUCKETS
@@ -28,11 +27,11 @@ from kvmpc.work.work import Work
 
 __all__ = [
     "MAX_SKEW_SHARE",
-    "blank_result",
     "cautions",
     "counts",
     "cycles_per_ns",
     "fairness",
+    "finding",
     "guest_tsc_khz_seen",
     "histogram",
     "metrics",
@@ -56,6 +55,53 @@ def _counted(records: Sequence[ResolverRecord], fields: Sequence[FieldSpec]) -> 
             of_each = [getattr(record, spec.name) for record in records]
             found[spec.name] = sum(of_each) if spec.use == "count" else max(of_each)
     return found
+
+
+def finding(
+    work: Work,
+    *,
+    gate_ns: int,
+    vcpus: Sequence[VcpuRecord],
+    readers: Sequence[ReaderRecord],
+    guest: Guest,
+    told_tsc_khz: int | None,
+    tsc_shared: bool,
+    returns: int,
+) -> Finding:
+    """Return what the records of a trial say, guest's and host's, and what weakens it.
+
+    told_tsc_khz: the guest's TSC rate as KVM says it, None if it does not; returns: as in `counts`.
+    """
+    elapsed_ns = max(record.end_ns for record in vcpus) - gate_ns
+    seen_khz = guest_tsc_khz_seen(guest, vcpus)
+    khz = float(told_tsc_khz or seen_khz)
+    found = metrics(
+        work, gate_ns=gate_ns, vcpus=vcpus, readers=readers, guest=guest, guest_tsc_khz=khz
+    )
+    weakened = cautions(
+        work,
+        elapsed_ns=elapsed_ns,
+        start_skew_ns=found["start_skew_ns"],
+        returns=returns,
+        guest_tsc_khz=khz,
+        tsc_khz_seen=seen_khz,
+    )
+    touched = [guest.record(vcpu) for vcpu in range(work.vcpus)]
+    return Finding(
+        elapsed_ns=elapsed_ns,
+        metrics=found,
+        histogram_cycles=histogram(guest, work),
+        guest_tsc_khz=khz,
+        guest_tsc_is_host_tsc=tsc_shared,
+        per_vcpu=per_thread(vcpus, gate_ns)
+        | {
+            "touched": tuple(record.touched for record in touched),
+            "longest_cycles": tuple(record.longest_cycles for record in touched),
+        },
+        per_reader=per_thread(readers, gate_ns)
+        | {"received": tuple(record.received for record in readers)},
+        cautions=tuple(weakened),
+    )
 
 
 def counts(vcpus: Sequence[VcpuRecord], readers: Sequence[ReaderRecord]) -> dict[str, int]:
@@ -182,8 +228,8 @@ def time_to_speed_ns(
 
 def speeds(
     timeline: Mapping[str, Sequence[int]], end_ns: Sequence[int], full_per_s: float | None
-) -> dict[str, float]:
-    """Return metrics: how alike the vCPUs fared, and how long the guest was how slow.
+) -> Finding:
+    """Return how alike the vCPUs fared, and how long the guest was how slow.
 
     `end_ns`: from the gate, one entry per vCPU; `full_per_s`: None without further passes.
     """
@@ -195,7 +241,7 @@ def speeds(
     if full_per_s is not None and timeline:
         found["to_half_speed_ns"] = time_to_speed_ns(timeline, end_ns, full_per_s, 0.5)
         found["to_95_speed_ns"] = time_to_speed_ns(timeline, end_ns, full_per_s, 0.95)
-    return {name: value for name, value in found.items() if value is not None}
+    return Finding(metrics={name: value for name, value in found.items() if value is not None})
 
 
 def fairness(end_ns: Sequence[int]) -> float:
@@ -274,29 +320,3 @@ def guest_tsc_khz_seen(guest: Guest, vcpus: Sequence[VcpuRecord]) -> float:
         cycles = record.end_cycles - record.start_cycles
         rates.append(cycles / (host.end_ns - host.start_ns) * 1e6)
     return float(max(rates))
-
-
-def blank_result(work: Work, pager: Pager, round_number: int, *, error: str | None) -> TrialResult:
-    """Return the result of a trial of which nothing is known but how it ended."""
-    return TrialResult(
-        pager=pager.spec,
-        label=pager.label,
-        fetches=pager.fetches,
-        round=round_number,
-        status="ok" if error is None else "failed",
-        error=error,
-        verified=None,
-        vcpus=work.vcpus,
-        expected_pages=work.expected_pages,
-        sparse=work.sparse,
-        elapsed_ns=None,
-        metrics={},
-        counts={},
-        histogram_cycles=(),
-        guest_tsc_khz=None,
-        guest_tsc_is_host_tsc=None,
-        per_vcpu={},
-        per_reader={},
-        pages_per_node={},
-        warnings=(),
-    )

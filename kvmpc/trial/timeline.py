@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 from kvmpc.loops.records import ResolverRecord
+from kvmpc.trial.outcome import Finding
 from kvmpc.units import PAGE_BYTES
 from kvmpc.vm.guest import Guest
 from kvmpc.vm.record import GuestRecord
@@ -59,6 +60,10 @@ class Timeline:
         for column in self._columns:
             column.release()
         self._columns = []
+
+    def finding(self, gate_ns: int) -> Finding:
+        """Return the samples since the gate."""
+        return Finding(timeline=self.columns(gate_ns))
 
     def columns(self, gate_ns: int) -> dict[str, tuple[int, ...]]:
         """Return the samples since the gate as columns of one length; empty if there are none.

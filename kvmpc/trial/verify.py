@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 from kvmpc.errors import VerifyError
 from kvmpc.loops.records import ResolverRecord
+from kvmpc.trial.outcome import Finding
 from kvmpc.vm.bitmap import MissingBitmap
 from kvmpc.vm.guest import Guest
 from kvmpc.vm.memory import DATA_GPA
 from kvmpc.vm.presence import Presence
 from kvmpc.work.layout import Layout
-from kvmpc.work.tags import TagRule
+from kvmpc.work.tags import ZERO, TagRule
+from kvmpc.work.work import Work
 
 __all__ = [
+    "verified",
     "verify_absent",
     "verify_bitmap",
     "verify_guest",
@@ -123,3 +126,10 @@ def verify_installs(records: Sequence[ResolverRecord], expected_pages: int) -> N
             f"{installed} pages were installed and {found} found present already, "
             f"{expected_pages} expected"
         )
+
+
+def verified(work: Work, tags: TagRule) -> Finding:
+    """Return how far the pages of a trial are verified that has passed all checks."""
+    if not work.checked:
+        return Finding(verified="presence only")
+    return Finding(verified="zeros" if tags == ZERO else "yes")

@@ -62,6 +62,7 @@ def linked_steps(monkeypatch: pytest.MonkeyPatch) -> LinkedSteps:
         work = Work(vcpus=3, mem_per_vcpu_bytes=size, fetch_delay_ns=delay_ns, split=split)
         pager = parse_pager(spec)
         scene = Scene(
+            vm=None,  # type: ignore[arg-type]
             work=work,
             memory=SimpleNamespace(data_hva=0),  # type: ignore[arg-type]
             layout=Layout(work),
