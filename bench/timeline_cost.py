@@ -18,7 +18,7 @@ import click
 from common import numbers, on_and_off, print_host, print_table, rate_to_off, rounds_option, session
 
 from kvmpc.pagers import parse_pager
-from kvmpc.trial import trial
+from kvmpc.trial import rig
 from kvmpc.trial.timeline import FIRST_INTERVAL_S, Timeline
 from kvmpc.units import MIB
 from kvmpc.work.work import Work
@@ -74,7 +74,7 @@ def sample_times() -> Iterator[list[float]]:
                 seconds.append(time.perf_counter() - begin)
             return kept
 
-    with mock.patch.object(trial, "Timeline", Timed):
+    with mock.patch.object(rig, "Timeline", Timed):
         yield seconds
 
 

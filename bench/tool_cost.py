@@ -45,9 +45,9 @@ from kvmpc.kernel import kvm
 from kvmpc.pagers import parse_pager
 from kvmpc.pagers.shares import UffdShares
 from kvmpc.run import needs
-from kvmpc.trial import trial
 from kvmpc.trial.crew import Crew
 from kvmpc.trial.kvm_counters import TrialStats
+from kvmpc.trial.watchdog import Watchdog
 from kvmpc.units import KIB, PAGE_BYTES
 from kvmpc.vm import guest, memory
 from kvmpc.work.work import Work
@@ -68,7 +68,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "KVM_SET_REGS": (kvm.Vcpu, "set_regs"),
     "TSC offset": (kvm.Vcpu, "share_host_tsc"),
     "start threads": (Crew, "start"),
-    "wait for ready": (trial._Trial, "_await"),
+    "wait for ready": (Watchdog, "wait"),
     "KVM statistics": (TrialStats, "begin"),  # before the gate, after set-up
 }
 MAPPING = ("map memory", "memslots")

@@ -1,7 +1,8 @@
 """Assemble kvmpc's own loops, trusting keystone with one checked instruction at a time.
 
 Keystone 0.9.2 drops an unknown base register, reads memory where a symbol was meant, truncates
-what does not fit, takes ``010`` for octal and ``;`` for a new statement, all in silence. So this
+what does not fit, takes ``010`` for octal, ``656`` now and then for 0x656, and ``;`` for a new
+statement, all in silence. So this
 module parses each line itself and hands over only what `kvmpc.assembler.x86_64` has checked:
 registers, mnemonics and literals. Branches to labels are encoded here, always with a 32-bit
 distance, so that lengths never depend on distances.

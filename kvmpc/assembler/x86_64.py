@@ -259,7 +259,12 @@ def parse_operands(text: str, symbols: Symbols) -> list[Operand]:
 
 
 def _literal(value: int) -> str:
-    return str(value) if -1024 < value < 1024 else hex(value)
+    """Return a number as keystone reads it whatever its radix is.
+
+    Keystone 0.9.2 does not initialise the radix of numbers without a prefix: in one process of
+    many ``656`` is 0x656, and the code made of it loads from anywhere (seen: a crash).
+    """
+    return str(value) if -10 < value < 10 else hex(value)
 
 
 def _check_range(value: int, low: int, high: int, what: str) -> None:

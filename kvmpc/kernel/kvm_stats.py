@@ -19,14 +19,14 @@ from kvmpc.errors import KernelError
 from kvmpc.kernel import syscalls
 from kvmpc.kernel.kvm import Fd, Vcpu, Vm
 
-__all__ = ["Layout", "read_layout", "read_totals"]
+__all__ = ["CounterLayout", "read_layout", "read_totals"]
 
 _MAX_DESCRIPTORS = 4096
 _WORD_BYTES = 8
 
 
 @dataclass(frozen=True)
-class Layout:
+class CounterLayout:
     """Where the counters are in what an fd of one kind gives.
 
     words: the place of each counter of `names`, in u64 from `offset`; span_words: how much to read.
@@ -44,7 +44,7 @@ class Layout:
         return [numbers[word] for word in self.words]
 
 
-def read_layout(fd: StatsFd) -> Layout:
+def read_layout(fd: StatsFd) -> CounterLayout:
     """Return where the counters are that only grow.
 
     A difference of instant values or of peaks says nothing; histograms are left out.
@@ -70,7 +70,7 @@ def read_layout(fd: StatsFd) -> Layout:
         if one.flags & abi.KVM_STATS_TYPE_MASK == abi.KVM_STATS_TYPE_CUMULATIVE and one.size == 1:
             found[name] = one.offset // _WORD_BYTES
     span_words = max(found.values(), default=-1) + 1
-    return Layout(header.data_offset, span_words, tuple(found), tuple(found.values()))
+    return CounterLayout(header.data_offset, span_words, tuple(found), tuple(found.values()))
 
 
 def read_totals(vm: Vm) -> dict[str, int]:
@@ -82,7 +82,7 @@ def read_totals(vm: Vm) -> dict[str, int]:
     with StatsFd(vm) as fd:
         of_vm = read_layout(fd)
         found = dict(zip(of_vm.names, of_vm.values(fd), strict=True))
-    layout: Layout | None = None
+    layout: CounterLayout | None = None
     sums: Sequence[int] = ()
     for vcpu in vm.vcpus:
         with StatsFd(vcpu) as fd:

@@ -1,8 +1,9 @@
 """The records that Python and the native loops share: layout, units, and the symbols made of them.
 
 One record belongs to one thread and fills whole cache lines, so that no two threads write the same
-line. A loop reads what is marked `in`, and writes what is marked `out`; Python sets the one before
-the thread starts and reads the other after it has left (progress and `stop` excepted).
+line. A loop reads what is marked `in`, and writes what is marked `out`, `count` or `peak`; Python
+sets the one before the thread starts and reads the other after it has left (progress and `stop`
+excepted).
 """
 
 from __future__ import annotations
@@ -103,7 +104,12 @@ class Call(enum.IntEnum):
 
 
 class FieldSpec(NamedTuple):
-    """One field of a record. `unit` is what a number in it counts; `use` is in, out or scratch."""
+    """One field of a record. `unit` is what a number in it counts; `use` says who needs it.
+
+    use: ``in``, Python sets it for the loop; ``out``, the loop reports it; ``scratch``, the loop
+        keeps it for itself; ``count``, it reports it and a trial's counts have the sum over
+        threads; ``peak``, they have the largest.
+    """
 
     name: str
     ctype: type[ctypes._SimpleCData[int]] | type[ctypes.Structure]
@@ -182,16 +188,16 @@ RESOLVER_FIELDS = (
         "out",
         "sum: building the page and UFFDIO_COPY, with the wake-up and what pre-empts",
     ),
-    F("fetches", u64, "pages", "out", "fetches that came in"),
-    F("installs", u64, "pages", "out", "UFFDIO_COPY that installed"),
-    F("eexist", u64, "calls", "out", "UFFDIO_COPY that found the page already there"),
-    F("eagain", u64, "calls", "out", "UFFDIO_COPY that the kernel asked to repeat"),
-    F("wakes", u64, "calls", "out", "UFFDIO_WAKE made"),
-    F("lost_claims", u64, "pages", "out", "claims of a page that was claimed before"),
-    F("waits", u64, "calls", "out", "sleeps until another thread's page was there"),
-    F("waits_empty", u64, "calls", "out", "returns from these that found it still missing"),
-    F("interrupts", u64, "calls", "out", "EINTR seen"),
-    F("returns", u64, "calls", "out", "returns to Python after the gate, the last one included"),
+    F("fetches", u64, "pages", "count", "fetches that came in"),
+    F("installs", u64, "pages", "count", "UFFDIO_COPY that installed"),
+    F("eexist", u64, "calls", "count", "UFFDIO_COPY that found the page already there"),
+    F("eagain", u64, "calls", "count", "UFFDIO_COPY that the kernel asked to repeat"),
+    F("wakes", u64, "calls", "count", "UFFDIO_WAKE made"),
+    F("lost_claims", u64, "pages", "count", "claims of a page that was claimed before"),
+    F("waits", u64, "calls", "count", "sleeps until another thread's page was there"),
+    F("waits_empty", u64, "calls", "count", "returns from these that found it still missing"),
+    F("interrupts", u64, "calls", "count", "EINTR seen"),
+    F("returns", u64, "calls", "count", "returns to Python after the gate, the last one included"),
     F("gate_sleeps", u64, "sleeps", "out", "context switches of sleeping at the gate"),
     F("usage_start", resource.rusage, "rusage", "out", "this thread's, before the gate"),
     F("usage_end", resource.rusage, "rusage", "out", "this thread's, after end_ns"),
@@ -201,13 +207,13 @@ VCPU_FIELDS = (
     F("fd", u32, "fd", "in", "vCPU"),
     F("pad", u32, "none", "scratch", "alignment"),
     F("run", u64, "hva", "in", "struct kvm_run; mapped as long as the vCPU is open"),
-    F("kvm_runs", u64, "calls", "out", "KVM_RUN calls"),
-    F("exits_annotated", u64, "exits", "out", "EFAULT with KVM_EXIT_MEMORY_FAULT: gpa in kvm_run"),
-    F("exits_registers", u64, "exits", "out", "bare EFAULT: gpa from the guest's address register"),
-    F("exits_mmio", u64, "exits", "out", "KVM_EXIT_MMIO inside data memory (counted by Python)"),
+    F("kvm_runs", u64, "calls", "count", "KVM_RUN calls"),
+    F("exits_annotated", u64, "exits", "count", "KVM_EXIT_MEMORY_FAULT: gpa in kvm_run"),
+    F("exits_registers", u64, "exits", "count", "bare EFAULT: gpa from the guest's register"),
+    F("exits_mmio", u64, "exits", "count", "KVM_EXIT_MMIO inside data memory (counted by Python)"),
     F("last_page", u64, "page", "out", "page of the last exit; all ones = none yet"),
     F("repeats", u64, "exits", "out", "exits in a row for last_page after its first"),
-    F("repeats_most", u64, "exits", "out", "largest repeats seen"),
+    F("repeats_most", u64, "exits", "peak", "largest repeats seen"),
 )
 
 READER_FIELDS = (
@@ -225,12 +231,12 @@ READER_FIELDS = (
     F("queue_head", u64, "entries", "out", "entries taken from the ring"),
     F("queue_tail", u64, "entries", "out", "entries put into the ring"),
     F("timeout_ns", u64, "ns", "scratch", "until the next page is due; all ones = none is"),
-    F("reads", u64, "calls", "out", "read(2) calls"),
-    F("reads_empty", u64, "calls", "out", "of these, found no message (EAGAIN)"),
-    F("received", u64, "messages", "out", "page-fault messages"),
-    F("polls", u64, "calls", "out", "waits for a message"),
-    F("wakeups", u64, "calls", "out", "of these, ended because of a message"),
-    F("wakeups_empty", u64, "calls", "out", "of these, another reader had taken it"),
+    F("reads", u64, "calls", "count", "read(2) calls"),
+    F("reads_empty", u64, "calls", "count", "of these, found no message (EAGAIN)"),
+    F("received", u64, "messages", "count", "page-fault messages"),
+    F("polls", u64, "calls", "count", "waits for a message"),
+    F("wakeups", u64, "calls", "count", "of these, ended because of a message"),
+    F("wakeups_empty", u64, "calls", "count", "of these, another reader had taken it"),
     F("woken", u64, "flag", "scratch", "the next read follows a wake-up"),
 )
 

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from kvmpc.kernel.kvm import Kvm, Vcpu
+from kvmpc.kernel.kvm import Kvm, Vcpu, Vm
 from kvmpc.loops.program import NativeProgram, load
 from kvmpc.loops.records import ReaderRecord, ResolverRecord, Return, SharedRecord, VcpuRecord
 from kvmpc.loops.steps import Steps
@@ -32,6 +32,7 @@ __all__ = ["Pager", "Reader", "Scene", "Supply"]
 class Scene:
     """What a trial puts at a pager's disposal; all of it outlives the `Supply`."""
 
+    vm: Vm
     work: Work
     memory: GuestMemory
     layout: Layout

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from kvmpc.errors import HostError, KernelError
 from kvmpc.kernel import syscalls
@@ -41,6 +40,9 @@ class Event:
     error: BaseException | None = None
 
 
+Report = Callable[[str], None]
+
+
 @dataclass(eq=False, kw_only=True)
 class Worker:
     """One thread with its record. `tid` is None before it runs, `left` set when it is out."""
@@ -52,12 +54,12 @@ class Worker:
     left: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
 
+    def run(self, report: Report) -> None:
+        """Do what the thread is for; ``report(kind)`` tells the main thread how far it is."""
+        raise NotImplementedError
+
     def interrupt(self) -> None:
         """Do what else it takes to get the thread out, once its stop flag is set."""
-
-
-W = TypeVar("W", bound=Worker)
-Report = Callable[[str], None]
 
 
 class Crew:
@@ -72,18 +74,18 @@ class Crew:
         self._events: queue.Queue[Event] = queue.Queue()
         self.workers: list[Worker] = []
 
-    def start(self, workers: Sequence[W], body: Callable[[W, Report], None]) -> None:
-        """Start a thread for each of `workers`; it calls ``body(worker, report)``.
+    def start(self, workers: Sequence[Worker]) -> None:
+        """Start a thread for each of `workers`, which runs it.
 
         Raises: HostError when the system has no room for another thread (those started are
         the caller's to stop).
         """
         if signal.getsignal(KICK_SIGNAL) in (signal.SIG_DFL, signal.SIG_IGN):
-            raise RuntimeError("threads can only be stopped inside kvmpc.interrupt.interruptible()")
+            raise RuntimeError("threads can only be stopped inside interruptible()")
         with block_signals():
             for worker in workers:
                 worker.thread = threading.Thread(
-                    target=self._run, args=(worker, body), name=worker.name, daemon=True
+                    target=self._run, args=(worker,), name=worker.name, daemon=True
                 )
                 try:
                     worker.thread.start()
@@ -96,13 +98,13 @@ class Crew:
                     ) from error
                 self.workers.append(worker)
 
-    def _run(self, worker: W, body: Callable[[W, Report], None]) -> None:
+    def _run(self, worker: Worker) -> None:
         try:
             worker.tid = syscalls.thread_id()
             worker.seat.take()
             # Simulated fetches sleep for tens of microseconds; the default slack doubles them.
             syscalls.set_timer_slack_ns(1)
-            body(worker, lambda kind: self._events.put(Event(kind, worker)))
+            worker.run(lambda kind: self._events.put(Event(kind, worker)))
             worker.seat.leave()
         # Reported here, raised again by the main thread.
         except BaseException as error:  # noqa: BLE001

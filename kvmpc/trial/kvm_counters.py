@@ -14,6 +14,7 @@ from kvmpc.caution import Caution
 from kvmpc.errors import KernelError
 from kvmpc.kernel.kvm import Kvm, Vm
 from kvmpc.kernel.kvm_stats import read_totals
+from kvmpc.trial.outcome import Finding
 
 __all__ = ["TrialStats", "disagreements"]
 
@@ -50,6 +51,11 @@ class TrialStats:
             if error.errno != errno.ENOTTY:
                 self.problem = str(error)
             return {}
+
+    def finding(self, counts: Mapping[str, int], *, ring: int) -> Finding:
+        """Return the counters, and where they contradict our `counts`."""
+        cautions = self.cautions(counts, ring=ring)
+        return Finding(kvm_stats=self.deltas, cautions=tuple(cautions))
 
     def cautions(self, counts: Mapping[str, int], *, ring: int) -> list[Caution]:
         """Return what is wrong with the counters, or between them and our `counts`."""

@@ -13,7 +13,6 @@ from typing import Self
 from kvmpc.errors import KernelError, VerifyError
 from kvmpc.loops.program import NativeProgram
 from kvmpc.loops.records import RecordArray, SharedRecord, VcpuRecord
-from kvmpc.units import PAGE_BYTES
 from kvmpc.vm.guest import Guest
 from kvmpc.vm.memory import DATA_GPA
 from kvmpc.work.work import Work
@@ -46,13 +45,17 @@ class FurtherPasses:
         """One per vCPU; empty with one pass."""
         return self._records.records
 
-    def equip(self, vcpu: int, first: VcpuRecord) -> None:
-        """Make the vCPU's record for these passes from that of its first one, before it runs."""
+    def equip(self, vcpu: int, first: VcpuRecord) -> VcpuRecord | None:
+        """Return the vCPU's record for these passes, made from that of its first, before it runs.
+
+        None where there are none.
+        """
         if not self.records:
-            return
+            return None
         record = self.records[vcpu]
         ctypes.memmove(ctypes.addressof(record), ctypes.addressof(first), ctypes.sizeof(first))
         record.shared = ctypes.addressof(self.shared)
+        return record
 
     def open_gate(self) -> None:
         """Let all vCPUs go on. Raises: KernelError."""
@@ -82,7 +85,7 @@ class FurtherPasses:
                 gpa = record.changed_gpa
                 raise VerifyError(
                     f"vcpu{vcpu} found {record.changed} pages changed in a further pass, first "
-                    f"page {(gpa - DATA_GPA) // PAGE_BYTES} (gpa {gpa:#x}): "
+                    f"page {(gpa - DATA_GPA) // self._work.unit_bytes} (gpa {gpa:#x}): "
                     f"{record.changed_word:#018x} in the word that the guest writes"
                 )
 

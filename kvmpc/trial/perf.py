@@ -24,7 +24,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, Self
 
 from kvmpc.caution import Caution
-from kvmpc.errors import Interrupted
 from kvmpc.loops.program import NativeProgram
 from kvmpc.trial.samples import Sample, parse
 from kvmpc.trial.signals import NEVER, Interrupt
@@ -143,8 +142,7 @@ class Recorder:
         try:
             os.write(self._control, f"{command}\n".encode())
             while time.monotonic() < deadline:
-                if self._interrupt.signal_name is not None:
-                    raise Interrupted(self._interrupt.signal_name)
+                self._interrupt.check()
                 if select.select([self._acknowledged], [], [], _POLL_S)[0]:
                     if os.read(self._acknowledged, 64).startswith(b"ack"):
                         return True
@@ -240,8 +238,7 @@ class Recorder:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(_POLL_S)
                     return True
-            if self._interrupt.signal_name is not None:
-                raise Interrupted(self._interrupt.signal_name)
+            self._interrupt.check()
             return False
         finally:
             _put_down(process)

@@ -11,7 +11,8 @@ from kvmpc.result.records import OK, PROFILED, TrialResult
 from kvmpc.trial.perf import Recorder
 from kvmpc.trial.samples import cautions, summarise
 from kvmpc.trial.signals import NEVER, Interrupt
-from kvmpc.trial.trial import WATCHDOG_S, run_trial
+from kvmpc.trial.trial import run_trial
+from kvmpc.trial.watchdog import WATCHDOG_S
 from kvmpc.work.work import Work
 
 __all__ = ["run_profiled"]

@@ -1,6 +1,6 @@
 """Where the threads of one trial sit, and where they sat: what was asked is done and read back.
 
-`Place` is the placement of one trial: the seats its threads take, the latency request it holds.
+`Seats` holds what one trial asked for: a seat for each thread, and a latency request.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from kvmpc.host.headroom import allowed_cpus
 from kvmpc.host.numa import cpus_of_nodes, usable_nodes
 from kvmpc.kernel import syscalls
 from kvmpc.kernel.cpu_latency import LatencyRequest
+from kvmpc.trial.outcome import Finding
 from kvmpc.units import format_cpu_list
 from kvmpc.work.placement import Seating
 from kvmpc.work.work import Work
 
 __all__ = [
-    "Place",
     "Seat",
+    "Seats",
     "got",
     "memory_cautions",
 ]
@@ -56,8 +57,11 @@ class Seat:
         self.got = frozenset(os.sched_getaffinity(0))
 
 
-class Place:
-    """The placement of one trial: a seat for each thread, and the latency request it holds."""
+class Seats:
+    """A seat for each thread of one trial, and the latency request it holds.
+
+    Raises: HostError, KernelError, where the latency request is refused.
+    """
 
     def __init__(self, work: Work) -> None:
         self._work = work
@@ -84,6 +88,19 @@ class Place:
         """Return a seat for each of `count` readers."""
         self.readers = self._seats(self._seating(count).readers)
         return self.readers
+
+    def finding(self, pages_per_node: Mapping[str, int]) -> Finding:
+        """Return what was got, and where that is not what was asked.
+
+        Call it when all threads have left. Raises: KernelError.
+        """
+        return Finding(
+            metrics=self.metrics(),
+            per_vcpu=got(self.vcpus),
+            per_reader=got(self.readers),
+            pages_per_node=pages_per_node,
+            cautions=tuple(self.cautions(pages_per_node)),
+        )
 
     def metrics(self) -> dict[str, float]:
         """Return the latency limit in force, where this trial asks for one."""

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from kvmpc.errors import Interrupted
+
 __all__ = ["KICK_SIGNAL", "NEVER", "Interrupt", "block_signals", "interruptible"]
 
 KICK_SIGNAL = signal.SIGRTMIN + 7
@@ -24,6 +26,11 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
+
+    def check(self) -> None:
+        """Raise Interrupted if somebody has asked."""
+        if self.signal_name is not None:
+            raise Interrupted(self.signal_name)
 
 
 NEVER = Interrupt()

@@ -22,7 +22,7 @@ from kvmpc.kernel import syscalls
 from kvmpc.loops.stamps import STAMPS
 from kvmpc.loops.tsc import host_cycles_per_ns
 from kvmpc.pagers.pager import Pager
-from kvmpc.units import PAGE_BYTES
+from kvmpc.trial.outcome import Finding
 from kvmpc.vm.memory import GuestMemory
 from kvmpc.work.layout import Layout
 
@@ -65,22 +65,21 @@ def latency_split(
     *,
     tsc_khz: float,
     tsc_shared: bool,
-) -> tuple[dict[str, float], list[Caution]]:
+) -> Finding:
     """Return the metrics of a verified trial's pages, and what weakens them; none without --split.
 
     Raises: KernelError, where a page cannot be read.
     """
     if not layout.work.split or not pager.fetches:
-        return {}, []
+        return Finding()
     deviation = abs(tsc_khz / host_cycles_per_ns() / 1e6 - 1)
     if not tsc_shared or deviation > _MAX_RATE_DEVIATION:
-        return {}, [
-            Caution(
-                "split-clock",
-                "guest and host do not read the same TSC, so no latency was split",
-                "use Linux 5.16 or newer, and a host whose TSC is not scaled for the guest",
-            )
-        ]
+        clock = Caution(
+            "split-clock",
+            "guest and host do not read the same TSC, so no latency was split",
+            "use Linux 5.16 or newer, and a host whose TSC is not scaled for the guest",
+        )
+        return Finding(cautions=(clock,))
     parts = dict(_PARTS)
     if not layout.work.fetch_delay_ns:
         del parts["fetch"]
@@ -88,24 +87,24 @@ def latency_split(
         del parts["back"]
     found, disordered = _durations(memory, layout, parts)
     pages = len(found["noticed"])
-    cautions = []
+    cautions: tuple[Caution, ...] = ()
     if disordered:
-        cautions.append(
+        cautions = (
             Caution(
                 "split-order",
                 f"{disordered} of {pages} pages have stamps that go back in time",
                 "check the host's TSCs (kernel log: tsc); beyond 1 in 1000 no split is given",
-            )
+            ),
         )
     if disordered > _MAX_DISORDER * pages:
-        return {}, cautions
+        return Finding(cautions=cautions)
     metrics = {}
     for part, cycles in found.items():
         cycles.sort()
         for name, quantile in _QUANTILES:
             rank = max(1, -(-round(quantile * 100) * pages // 100))
             metrics[f"{part}_{name}_ns"] = cycles[rank - 1] * 1e6 / tsc_khz
-    return metrics, cautions
+    return Finding(metrics=metrics, cautions=cautions)
 
 
 def _durations(
@@ -113,7 +112,7 @@ def _durations(
 ) -> tuple[dict[str, list[int]], int]:
     """Return the cycles of each part, one entry a page, and how many pages have one below zero."""
     found: dict[str, list[int]] = {part: [] for part in parts}
-    disordered = 0
+    disordered, unit_bytes = 0, layout.work.unit_bytes
     every = -(-layout.work.expected_pages // MAX_PAGES)
     # In step with the parts, it would find the same place of each: its beginning.
     pieces = sum(1 for _ in extents(layout)) // layout.work.parts
@@ -122,10 +121,10 @@ def _durations(
     for number, (page, count) in enumerate(extents(layout)):
         if number % every:
             continue
-        content = syscalls.read_own_memory(memory.hva_of_page(page), count * PAGE_BYTES)
+        content = syscalls.read_own_memory(memory.hva_of_page(page), count * unit_bytes)
         words = memoryview(content).cast("Q")
         stamps = {
-            name: words[offset // 8 :: PAGE_BYTES // 8].tolist() for name, offset in STAMPS.items()
+            name: words[offset // 8 :: unit_bytes // 8].tolist() for name, offset in STAMPS.items()
         }
         wrong = [False] * count
         for part, (begin, end) in parts.items():

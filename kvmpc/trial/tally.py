@@ -1,4 +1,4 @@
-"""From a finished trial's records to numbers: counts, metrics, warnings. It only reads.
+"""From a finished trial's records to numbers: counts, metrics, cautions. It only reads.
 
 A metric that was not measured is absent.
 """
@@ -6,7 +6,7 @@ A metric that was not measured is absent.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kvmpc.caution import Caution
 from kvmpc.loops.records import (
@@ -18,25 +18,27 @@ from kvmpc.loops.records import (
     ResolverRecord,
     VcpuRecord,
 )
-from kvmpc.pagers.pager import Pager
 from kvmpc.result.histogram import bucket_bounds, cycles_to_ns, quantile_cycles
-from kvmpc.result.records import TrialResult
-from kvmpc.units import GIB, MIB, PAGE_BYTES
+from kvmpc.trial.outcome import Finding
+from kvmpc.units import GIB, MIB
 from kvmpc.vm.guest import Guest
 from kvmpc.vm.record import HISTOGRAM_BUCKETS
 from kvmpc.work.work import Work
 
 __all__ = [
     "MAX_SKEW_SHARE",
-    "blank_result",
+    "cautions",
     "counts",
     "cycles_per_ns",
+    "fairness",
+    "finding",
     "guest_tsc_khz_seen",
     "histogram",
     "metrics",
     "per_thread",
+    "speeds",
     "switches",
-    "warnings",
+    "time_to_speed_ns",
 ]
 
 MAX_SKEW_SHARE = 0.01
@@ -44,25 +46,73 @@ _MAX_RETURNS_SHARE = 0.001
 _MAX_TSC_DEVIATION = 0.01
 _TSC_CHECK_NS = 20_000_000
 
-_COUNTED_UNITS = {"calls", "exits", "messages", "pages"}
+
+def _counted(records: Sequence[ResolverRecord], fields: Sequence[FieldSpec]) -> dict[str, int]:
+    """Return what `fields` say of their counters: the sum over `records`, or the largest."""
+    found = {}
+    for spec in fields:
+        if spec.use in ("count", "peak"):
+            of_each = [getattr(record, spec.name) for record in records]
+            found[spec.name] = sum(of_each) if spec.use == "count" else max(of_each)
+    return found
 
 
-def _counted(fields: Sequence[FieldSpec]) -> list[str]:
-    return [spec.name for spec in fields if spec.use == "out" and spec.unit in _COUNTED_UNITS]
+def finding(
+    work: Work,
+    *,
+    gate_ns: int,
+    vcpus: Sequence[VcpuRecord],
+    readers: Sequence[ReaderRecord],
+    guest: Guest,
+    told_tsc_khz: int | None,
+    tsc_shared: bool,
+    returns: int,
+) -> Finding:
+    """Return what the records of a trial say, guest's and host's, and what weakens it.
+
+    told_tsc_khz: the guest's TSC rate as KVM says it, None if it does not; returns: as in `counts`.
+    """
+    elapsed_ns = max(record.end_ns for record in vcpus) - gate_ns
+    seen_khz = guest_tsc_khz_seen(guest, vcpus)
+    khz = float(told_tsc_khz or seen_khz)
+    found = metrics(
+        work, gate_ns=gate_ns, vcpus=vcpus, readers=readers, guest=guest, guest_tsc_khz=khz
+    )
+    weakened = cautions(
+        work,
+        elapsed_ns=elapsed_ns,
+        start_skew_ns=found["start_skew_ns"],
+        returns=returns,
+        guest_tsc_khz=khz,
+        tsc_khz_seen=seen_khz,
+    )
+    touched = [guest.record(vcpu) for vcpu in range(work.vcpus)]
+    return Finding(
+        elapsed_ns=elapsed_ns,
+        metrics=found,
+        histogram_cycles=histogram(guest, work),
+        guest_tsc_khz=khz,
+        guest_tsc_is_host_tsc=tsc_shared,
+        per_vcpu=per_thread(vcpus, gate_ns)
+        | {
+            "touched": tuple(record.touched for record in touched),
+            "longest_cycles": tuple(record.longest_cycles for record in touched),
+        },
+        per_reader=per_thread(readers, gate_ns)
+        | {"received": tuple(record.received for record in readers)},
+        cautions=tuple(weakened),
+    )
 
 
 def counts(vcpus: Sequence[VcpuRecord], readers: Sequence[ReaderRecord]) -> dict[str, int]:
-    """Return the sum over threads of everything the loops count.
+    """Return what the loops count, over all threads.
 
     `returns` are rare-path returns: the one with which each vCPU ends is not among them.
     """
     both: list[ResolverRecord] = [*vcpus, *readers]
-    found = {name: sum(getattr(r, name) for r in both) for name in _counted(RESOLVER_FIELDS)}
-    most = {"repeats", "repeats_most"}
-    found |= {n: sum(getattr(r, n) for r in vcpus) for n in _counted(VCPU_FIELDS) if n not in most}
-    found["repeats_most"] = max(record.repeats_most for record in vcpus)
+    found = _counted(both, RESOLVER_FIELDS) | _counted(vcpus, VCPU_FIELDS)
     if readers:
-        found |= {n: sum(getattr(r, n) for r in readers) for n in _counted(READER_FIELDS)}
+        found |= _counted(readers, READER_FIELDS)
     found["returns"] = max(0, found["returns"] - len(both))
     for role, records in (("vcpus", vcpus), ("readers", readers)):
         if records:
@@ -116,11 +166,13 @@ def metrics(
     rate = work.expected_pages / elapsed_ns * 1e9
     found = {
         "pages_per_s": rate,
-        "mib_per_s": rate * PAGE_BYTES / MIB,
+        "mib_per_s": rate * work.unit_bytes / MIB,
         "start_skew_ns": float(max(record.start_ns for record in vcpus) - gate_ns),
         "cpu_vcpus_s": cpu_vcpus / 1e9,
         "cpu_readers_s": cpu_readers / 1e9,
-        "cpu_s_per_gib": (cpu_vcpus + cpu_readers) / 1e9 / (work.expected_pages * PAGE_BYTES / GIB),
+        "cpu_s_per_gib": (cpu_vcpus + cpu_readers)
+        / 1e9
+        / (work.expected_pages * work.unit_bytes / GIB),
     }
     fetches = sum(record.fetches for record in both)
     if fetches:
@@ -141,6 +193,67 @@ def metrics(
     return found
 
 
+def time_to_speed_ns(
+    timeline: Mapping[str, Sequence[int]],
+    end_ns: Sequence[int],
+    full_per_s: float,
+    share: float,
+) -> float | None:
+    """Return when the guest comes to `share` of its full speed, and stays there.
+
+    Its speed in an interval: what it touched, over its full speed; and a vCPU that has all its
+    pages (`end_ns`, one entry per vCPU) could run at full speed, though it waits for the others
+    here. None where pass 1 was over before there were two samples.
+    """
+    times, touches = [0, *timeline["ns"]], [0, *timeline["touches"]]
+    last = max(end_ns)
+    reached: float | None = None
+    seen = 0
+    for begin, end, before, after in zip(times, times[1:], touches, touches[1:], strict=False):
+        if end > last or end <= begin:
+            break
+        seen += 1
+        touching = (after - before) / (end - begin) * 1e9 / full_per_s
+        ended = sum(at <= begin for at in end_ns) / len(end_ns)
+        if touching + ended < share:
+            reached = None
+        elif reached is None:
+            reached = float(begin)
+    if seen < 2:
+        return None
+    # After the last vCPU's last page every one of them can run at full speed.
+    in_time = sorted(end_ns)[max(0, -(-round(share * 1000) * len(end_ns) // 1000) - 1)]
+    return float(in_time) if reached is None else min(reached, float(in_time))
+
+
+def speeds(
+    timeline: Mapping[str, Sequence[int]], end_ns: Sequence[int], full_per_s: float | None
+) -> Finding:
+    """Return how alike the vCPUs fared, and how long the guest was how slow.
+
+    `end_ns`: from the gate, one entry per vCPU; `full_per_s`: None without further passes.
+    """
+    found: dict[str, float | None] = {
+        "fairness_share": fairness(end_ns),
+        "finish_spread_ns": float(max(end_ns) - min(end_ns)),
+        "full_speed_touches_per_s": full_per_s,
+    }
+    if full_per_s is not None and timeline:
+        found["to_half_speed_ns"] = time_to_speed_ns(timeline, end_ns, full_per_s, 0.5)
+        found["to_95_speed_ns"] = time_to_speed_ns(timeline, end_ns, full_per_s, 0.95)
+    return Finding(metrics={name: value for name, value in found.items() if value is not None})
+
+
+def fairness(end_ns: Sequence[int]) -> float:
+    """Return Jain's index of the vCPUs' rates: 1 = all alike, 1/n = one had it all.
+
+    `end_ns`: from the gate, one entry per vCPU, each of which touches as many pages.
+    Source: Jain, Chiu, Hawe, DEC-TR-301 (1984).
+    """
+    rates = [1 / max(1, at) for at in end_ns]
+    return sum(rates) ** 2 / (len(rates) * sum(rate * rate for rate in rates))
+
+
 def per_thread(records: Sequence[ResolverRecord], gate_ns: int) -> dict[str, tuple[int, ...]]:
     """Return what each thread did, by name; times are from the gate."""
     return {
@@ -153,7 +266,7 @@ def per_thread(records: Sequence[ResolverRecord], gate_ns: int) -> dict[str, tup
     }
 
 
-def warnings(
+def cautions(
     work: Work,
     *,
     elapsed_ns: int,
@@ -207,29 +320,3 @@ def guest_tsc_khz_seen(guest: Guest, vcpus: Sequence[VcpuRecord]) -> float:
         cycles = record.end_cycles - record.start_cycles
         rates.append(cycles / (host.end_ns - host.start_ns) * 1e6)
     return float(max(rates))
-
-
-def blank_result(work: Work, pager: Pager, round_number: int, *, error: str | None) -> TrialResult:
-    """Return the result of a trial of which nothing is known but how it ended."""
-    return TrialResult(
-        pager=pager.spec,
-        label=pager.label,
-        fetches=pager.fetches,
-        round=round_number,
-        status="ok" if error is None else "failed",
-        error=error,
-        verified=None,
-        vcpus=work.vcpus,
-        expected_pages=work.expected_pages,
-        sparse=work.sparse,
-        elapsed_ns=None,
-        metrics={},
-        counts={},
-        histogram_cycles=(),
-        guest_tsc_khz=None,
-        guest_tsc_is_host_tsc=None,
-        per_vcpu={},
-        per_reader={},
-        pages_per_node={},
-        warnings=(),
-    )

@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 from kvmpc.errors import VerifyError
 from kvmpc.loops.records import ResolverRecord
-from kvmpc.units import PAGE_BYTES
+from kvmpc.trial.outcome import Finding
 from kvmpc.vm.bitmap import MissingBitmap
 from kvmpc.vm.guest import Guest
-from kvmpc.vm.memory import DATA_GPA, GuestMemory
+from kvmpc.vm.memory import DATA_GPA
+from kvmpc.vm.presence import Presence
 from kvmpc.work.layout import Layout
-from kvmpc.work.tags import TagRule
+from kvmpc.work.tags import ZERO, TagRule
+from kvmpc.work.work import Work
 
 __all__ = [
+    "verified",
     "verify_absent",
     "verify_bitmap",
     "verify_guest",
@@ -26,10 +29,10 @@ __all__ = [
     "verify_presence",
 ]
 
-Check = Callable[[], None]
+_Check = Callable[[], None]
 
 
-def _parts(layout: Layout, check: Check) -> Iterator[int]:
+def _parts(layout: Layout, check: _Check) -> Iterator[int]:
     """Yield each part's first page.
 
     `check` is called between parts: a large guest takes seconds, and somebody may want to stop.
@@ -39,28 +42,28 @@ def _parts(layout: Layout, check: Check) -> Iterator[int]:
         yield part * layout.work.pages_per_part
 
 
-def verify_absent(memory: GuestMemory, layout: Layout, check: Check = lambda: None) -> None:
+def verify_absent(presence: Presence, layout: Layout, check: _Check = lambda: None) -> None:
     """No page is present in this process: whatever supplies them, it has all of them to supply.
 
     A page that is there too early costs its vCPU no fault, so it would make a pager look better
     than it is. Raises: VerifyError, OSError, KernelError, what `check` raises.
     """
     pages = layout.work.pages_per_part
-    if not any(memory.any_resident(first, pages) for first in _parts(layout, check)):
+    if not any(presence.any_resident(first, pages) for first in _parts(layout, check)):
         return
     found, first_found = 0, 0
     for first in _parts(layout, check):
-        present = memory.present(first, pages)
+        present = presence.present(first, pages)
         if not found and 1 in present:
             first_found = first + present.index(1)
         found += sum(present)
     raise VerifyError(
         f"pages were there before the gate that nobody had touched: {found} of "
-        f"{layout.work.total_pages}; {memory.describe_page(first_found)}"
+        f"{layout.work.total_pages}; {presence.describe(first_found)}"
     )
 
 
-def verify_guest(guest: Guest, memory: GuestMemory, layout: Layout, tags: TagRule) -> None:
+def verify_guest(guest: Guest, presence: Presence, layout: Layout, tags: TagRule) -> None:
     """Every vCPU has touched every page of its order, and found the right tags.
 
     Names the first wrong page by vCPU and page. Raises: VerifyError, OSError.
@@ -71,24 +74,24 @@ def verify_guest(guest: Guest, memory: GuestMemory, layout: Layout, tags: TagRul
             raise VerifyError(f"vcpu{vcpu} touched {record.touched} of {record.touches} pages")
         if record.mismatches:
             gpa = record.wrong_gpa
-            page = (gpa - DATA_GPA) // PAGE_BYTES
+            page = (gpa - DATA_GPA) // layout.work.unit_bytes
             raise VerifyError(
                 f"vcpu{vcpu} found a wrong tag in {record.mismatches} of its pages, first in page "
                 f"{page} (gpa {gpa:#x}): "
                 f"{record.wrong_first:#018x} and {record.wrong_last:#018x} in its first and last "
                 f"word, not {tags.tag(gpa):#018x} and {tags.last_word(gpa):#018x}; "
-                f"{memory.describe_page(page)}"
+                f"{presence.describe(page)}"
             )
 
 
-def verify_presence(memory: GuestMemory, layout: Layout, check: Check = lambda: None) -> None:
+def verify_presence(presence: Presence, layout: Layout, check: _Check = lambda: None) -> None:
     """Exactly the touched pages are present in this process.
 
     Raises: VerifyError, OSError, what `check` raises.
     """
     pages = layout.work.pages_per_part
     for first in _parts(layout, check):
-        present = memory.present(first, pages)
+        present = presence.present(first, pages)
         if present == layout.expected_part:
             continue
         wrong = next(page for page in range(pages) if present[page] != layout.expected_part[page])
@@ -123,3 +126,10 @@ def verify_installs(records: Sequence[ResolverRecord], expected_pages: int) -> N
             f"{installed} pages were installed and {found} found present already, "
             f"{expected_pages} expected"
         )
+
+
+def verified(work: Work, tags: TagRule) -> Finding:
+    """Return how far the pages of a trial are verified that has passed all checks."""
+    if not work.checked:
+        return Finding(verified="presence only")
+    return Finding(verified="zeros" if tags == ZERO else "yes")

@@ -1,29 +1,29 @@
 """kvmpc with one fault in it: ``python inject.py FAULT[@PAGER] -- compare ...``.
 
-The faults are put in from outside, through what kvmpc's modules offer each other; the program
-itself has no switch for any of them. With @PAGER only trials of that pager have the fault.
+The faults are put in from outside, at the moments that `TrialHooks` offers; the program itself has
+no switch for any of them. With @PAGER only trials of that pager have the fault.
 Exits as kvmpc does.
 """
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import kvmpc.run.campaign
 from kvmpc.abi.kvm_x86 import kvm_dtable
 from kvmpc.cli import main
-from kvmpc.loops.program import NativeProgram, load
+from kvmpc.loops.program import load
 from kvmpc.loops.records import Return
-from kvmpc.pagers.exit import ExitSupply
-from kvmpc.pagers.shares import UffdShares
-from kvmpc.pagers.uffd import UffdSupply
+from kvmpc.pagers.pager import Supply
+from kvmpc.trial.rig import Rig, TrialHooks
 from kvmpc.units import MIB, PAGE_BYTES
 from kvmpc.vm.guest import Guest
 from kvmpc.vm.memory import DATA_GPA
@@ -32,20 +32,15 @@ WRONG_PAGE = 40
 STEERED_VCPU = 1
 
 _target: str | None = None
-_current: str | None = None
 
 
-def _now() -> bool:
-    """Whether the trial that runs is one of those that get the fault."""
-    return _target is None or _current == _target
-
-
-def _follow_trials() -> None:
+def _hook(**hooks: Callable[[Any], None]) -> None:
+    """Give every trial that gets the fault these hooks."""
     original = kvmpc.run.campaign.run_trial
 
     def run_trial(kvm: Any, work: Any, pager: Any, **options: Any) -> Any:
-        global _current
-        _current = pager.spec
+        if _target in (None, pager.spec):
+            options["hooks"] = TrialHooks(**hooks)
         return original(kvm, work, pager, **options)
 
     kvmpc.run.campaign.run_trial = run_trial
@@ -69,44 +64,44 @@ wake_truth:
 
 
 def _wrong_tag() -> None:
-    for supply, wake in ((UffdSupply, "wake_range"), (ExitSupply, "wake_losers")):
-        original = supply.program
+    def lie(supply: Supply) -> None:
+        steps = supply.linked_steps()
+        lie = (("lie.asm", _LIE.format(wake=steps.wake)),)
+        lying = load(replace(steps, fetch="fetch_lie", wake="wake_truth"), extra=lie)
+        supply.program = lambda: lying
 
-        def program(self: Any, original: Any = original, wake: str = wake) -> NativeProgram:
-            if not _now():
-                return original(self)
-            steps = replace(self.linked_steps(), fetch="fetch_lie", wake="wake_truth")
-            return load(steps, extra=(("lie.asm", _LIE.format(wake=wake)),))
-
-        supply.program = program
+    _hook(on_supply=lie)
 
 
 def _failing_install() -> None:
     """Put a descriptor that is no userfaultfd in the last share's place."""
-    original = UffdShares.__init__
 
-    def init(self: Any, *arguments: Any) -> None:
-        original(self, *arguments)
-        if _now():
-            self.fds[len(self.fds) - 1] = os.open(os.devnull, os.O_RDWR)
+    def misdirect(supply: Supply) -> None:
+        fds = supply._shares.fds
+        fds[len(fds) - 1] = os.open(os.devnull, os.O_RDWR)
 
-    UffdShares.__init__ = init
+    _hook(on_supply=misdirect)
+
+
+@dataclass
+class _ReaderProgram:
+    """Runs `loop` in place of the reader's."""
+
+    loop: Callable[[Any], int]
+
+    def call(self, function: str, record: Any) -> int:
+        assert function == "reader_loop"
+        return self.loop(record)
 
 
 def _replace_reader(loop: Callable[[Any], int]) -> Callable[[], None]:
     """Return a fault that runs `loop` in place of the reader's."""
 
-    def fault() -> None:
-        original = NativeProgram.call
+    def replace(rig: Rig) -> None:
+        for reader in rig.readers:
+            reader.program = _ReaderProgram(loop)
 
-        def call(self: Any, function: str, record: Any, page: int = 0) -> int:
-            if function == "reader_loop" and _now():
-                return loop(record)
-            return original(self, function, record, page)
-
-        NativeProgram.call = call
-
-    return fault
+    return lambda: _hook(on_rig=replace)
 
 
 def _raise(record: Any) -> int:
@@ -132,36 +127,27 @@ def _gone(record: Any) -> int:
 
 
 def _blind_reader() -> None:
-    """Let the reader read from what cannot be read."""
-    original = UffdSupply._listen
+    """Let the readers read from what cannot be read."""
 
-    def listen(self: Any, record: Any, fd: int) -> None:
-        original(self, record, fd)
-        if _now():
-            record.uffd = os.open(os.devnull, os.O_WRONLY)
+    def blind(supply: Supply) -> None:
+        for reader in supply.readers:
+            reader.record.uffd = os.open(os.devnull, os.O_WRONLY)
 
-    UffdSupply._listen = listen
+    _hook(on_supply=blind)
 
 
 def _steer(gva: Callable[[Guest], int], *, idt: bool = True) -> Callable[[], None]:
     """Return a fault that sends one vCPU to another address, with or without an IDT."""
 
-    def fault() -> None:
-        original = Guest.create_vcpu
+    def steer(rig: Rig) -> None:
+        rig.guest.record(STEERED_VCPU).part = gva(rig.guest)
+        if not idt:
+            vcpu = rig.vcpus[STEERED_VCPU].vcpu
+            sregs = vcpu.get_sregs()
+            sregs.idt = kvm_dtable(base=0, limit=0)
+            vcpu.set_sregs(sregs)
 
-        def create_vcpu(self: Any, vm: Any, index: int, cpuid: Any, **options: Any) -> Any:
-            vcpu = original(self, vm, index, cpuid, **options)
-            if index == STEERED_VCPU and _now():
-                self.record(index).part = gva(self)
-                if not idt:
-                    sregs = vcpu.get_sregs()
-                    sregs.idt = kvm_dtable(base=0, limit=0)
-                    vcpu.set_sregs(sregs)
-            return vcpu
-
-        Guest.create_vcpu = create_vcpu
-
-    return fault
+    return lambda: _hook(on_rig=steer)
 
 
 def _unmapped(guest: Guest) -> int:
@@ -182,17 +168,22 @@ def _behind_memory(guest: Guest) -> int:
 def _thread_limit() -> None:
     """Refuse the third thread of every trial that gets the fault."""
     original = threading.Thread.start
-    started = 0
+    left: float = math.inf
+
+    def count(_: Rig) -> None:
+        nonlocal left
+        left = 2
 
     def start(self: threading.Thread) -> None:
-        nonlocal started
-        if _now():
-            started += 1
-            if started == 3:
-                raise RuntimeError("can't start new thread")
+        nonlocal left
+        if left == 0:
+            left = math.inf
+            raise RuntimeError("can't start new thread")
+        left -= 1
         original(self)
 
     threading.Thread.start = start  # type: ignore[method-assign]
+    _hook(on_rig=count)
 
 
 def _refuse_kvm(number: int) -> Callable[[], None]:
@@ -232,7 +223,6 @@ if __name__ == "__main__":
     _target = _pager or None
     if sys.argv[2] != "--":
         sys.exit(f"usage: {sys.argv[0]} FAULT[@PAGER] -- ARGUMENT...")
-    _follow_trials()
     FAULTS[_name]()
     sys.argv[:] = ["kvmpc", *sys.argv[3:]]
     sys.exit(main())

@@ -613,20 +613,19 @@ class Setting:
         return address, ctypes.c_uint32.from_address(address).value
 
 
-_COUNTED_UNITS = {"calls", "pages", "exits", "messages", "entries"}
-
-
 def counts(record: ResolverRecord) -> dict[str, int]:
-    """Return every counter of `record` that is not 0; no other one has moved."""
+    """Return every counter of `record` that is not 0; no other one has moved.
+
+    What a pipelined reader has put into its ring and taken from it counts here, too.
+    """
     fields: list[FieldSpec] = list(RESOLVER_FIELDS)
     fields += VCPU_FIELDS if isinstance(record, VcpuRecord) else ()
     fields += READER_FIELDS if isinstance(record, ReaderRecord) else ()
-    found = {f.name: getattr(record, f.name) for f in fields if f.unit in _COUNTED_UNITS}
-    return {
-        name: number
-        for name, number in found.items()
-        if number and name not in ("pages", "queue_mask")
-    }
+    names = [f.name for f in fields if f.use in ("count", "peak") or f.name in _RING]
+    return {name: getattr(record, name) for name in names if getattr(record, name)}
+
+
+_RING = ("queue_head", "queue_tail", "repeats")
 
 
 def failure(record: ResolverRecord) -> tuple[int, int]:

@@ -77,7 +77,7 @@ def test_every_field_says_its_unit_who_writes_it_and_what_it_means(
     assert len({field.name for field in fields}) == len(fields)
     for field in fields:
         assert field.unit, field.name
-        assert field.use in ("in", "out", "scratch"), field.name
+        assert field.use in ("in", "out", "scratch", "count", "peak"), field.name
         assert field.meaning, field.name
 
 

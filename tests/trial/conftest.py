@@ -6,7 +6,7 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import pytest
 
 from kvmpc.errors import HostError
 from kvmpc.kernel.kvm import Kvm
-from kvmpc.pagers import Pager, parse_pager
-from kvmpc.pagers.pager import Scene, Supply
+from kvmpc.pagers import parse_pager
+from kvmpc.pagers.pager import Supply
 from kvmpc.result.records import TrialResult
 from kvmpc.run.needs import check_run
+from kvmpc.trial.rig import TrialHooks
 from kvmpc.trial.signals import Interrupt, interruptible
 from kvmpc.trial.trial import run_trial
 from kvmpc.units import PAGE_BYTES
@@ -26,6 +27,7 @@ from kvmpc.work.work import Work
 Run = Callable[..., TrialResult]
 
 _RUN_OPTIONS = ("ring", "watchdog_s", "round_number")
+_MOMENTS = [field.name for field in fields(TrialHooks)]
 
 
 @pytest.fixture(scope="session")
@@ -44,14 +46,21 @@ def interrupt() -> Iterator[Interrupt]:
 
 @pytest.fixture
 def run(kvm: Kvm, interrupt: Interrupt) -> Run:
-    """Run one trial: a pager or its spec, pages of a part, any other option of Work or trial."""
+    """Run one trial: spec of a pager, pages of a part, any other option of Work, trial or hooks.
 
-    def run(pager: str | Pager, *, pages: int = 23, vcpus: int = 3, **options: Any) -> TrialResult:
+    before_ready(supply, vcpu): besides the hooks of a trial, in the vCPU's thread before the gate.
+    """
+
+    def run(spec: str, *, pages: int = 23, vcpus: int = 3, **options: Any) -> TrialResult:
         trial = {key: options.pop(key) for key in _RUN_OPTIONS if key in options}
+        hooks = {key: options.pop(key) for key in _MOMENTS if key in options}
+        if "before_ready" in options:
+            more = [hooks["on_supply"]] if "on_supply" in hooks else []
+            hooks["on_supply"] = _in_vcpus_threads(options.pop("before_ready"), *more)
         work = Work(vcpus=vcpus, mem_per_vcpu_bytes=pages * PAGE_BYTES, **options)
-        if isinstance(pager, str):
-            pager = parse_pager(pager)
-        return run_trial(kvm, work, pager, interrupt=interrupt, **trial)
+        return run_trial(
+            kvm, work, parse_pager(spec), interrupt=interrupt, hooks=TrialHooks(**hooks), **trial
+        )
 
     return run
 
@@ -77,44 +86,23 @@ def run_large(kvm: Kvm, run: Run) -> Iterator[Run]:
         resource.setrlimit(which, values)
 
 
-@dataclass(frozen=True)
-class Hooks:
-    """What to do at a trial's own moments; each may be left out."""
+def _in_vcpus_threads(
+    do: Callable[[Supply, int], None], then: Callable[[Supply], None] = lambda _: None
+) -> Callable[[Supply], None]:
+    """Return an `on_supply` that makes each vCPU's thread `do` something before the gate."""
 
-    on_open: Callable[[Scene], None] = lambda _: None
-    on_supply: Callable[[Supply], None] = lambda _: None
-    before_ready: Callable[[Supply, int], None] = lambda *_: None
+    def on_supply(supply: Supply) -> None:
+        inner = supply.before_ready
 
+        def before_ready(vcpu: int) -> int:
+            code = inner(vcpu)
+            do(supply, vcpu)
+            return code
 
-@pytest.fixture
-def hooked() -> Callable[..., Pager]:
-    """Return the pager of a spec that calls `Hooks` of a test in a trial.
+        supply.before_ready = before_ready
+        then(supply)
 
-    on_open(scene): the guest is in place, the supply not yet. on_supply(supply): its threads are
-    not there yet. before_ready(supply, vcpu): in the vCPU's thread, before the gate.
-    """
-
-    def hooked(spec: str, **functions: Any) -> Pager:
-        plain, hooks = parse_pager(spec), Hooks(**functions)
-
-        class Hooked(type(plain)):  # type: ignore[misc]
-            def open(self, scene: Scene) -> Supply:
-                hooks.on_open(scene)
-                supply = plain.open(scene)
-                inner = supply.before_ready
-
-                def before_ready(vcpu: int) -> int:
-                    code = inner(vcpu)
-                    hooks.before_ready(supply, vcpu)
-                    return code
-
-                supply.before_ready = before_ready
-                hooks.on_supply(supply)
-                return supply
-
-        return Hooked(**vars(plain))
-
-    return hooked
+    return on_supply
 
 
 @dataclass(frozen=True)
@@ -154,6 +142,7 @@ def fds_left() -> Iterator[Callable[[int], None]]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def fds_left(count: int) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)  # so that what follows can open a file
         with os.scandir("/proc/self/fd") as found:
             # The directory's own descriptor is among them and free again afterwards.
             used = {int(entry.name) for entry in found}

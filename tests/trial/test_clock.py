@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
+from kvmpc.host.facts import collect
 from kvmpc.kernel.kvm import Kvm, Vcpu
 from kvmpc.result.records import TrialResult
-from kvmpc.trial import tally
+from kvmpc.trial.rig import Rig
 
 pytestmark = pytest.mark.kvm
 
@@ -25,22 +25,25 @@ class Span:
     guest_end: int
 
 
-@pytest.fixture
-def spans(monkeypatch: pytest.MonkeyPatch) -> list[Span]:
-    """Every vCPU's span of each trial that is run."""
-    found: list[Span] = []
-    metrics = tally.metrics
+def _spans_into(found: list[Span]) -> Callable[[Rig], None]:
+    """Return a hook that notes every vCPU's span."""
 
-    def keep(*arguments: Any, **named: Any) -> dict[str, float]:
-        for index, record in enumerate(named["vcpus"]):
-            guest = named["guest"].record(index)
+    def note(rig: Rig) -> None:
+        for index, record in enumerate(rig.vcpu_records):
+            guest = rig.guest.record(index)
             found.append(
                 Span(record.start_cycles, record.end_cycles, guest.start_cycles, guest.end_cycles)
             )
-        return metrics(*arguments, **named)
 
-    monkeypatch.setattr(tally, "metrics", keep)
-    return found
+    return note
+
+
+@pytest.fixture
+def invariant_tsc() -> None:
+    """Skip where no rate and no offset of the TSC holds: on a processor that QEMU emulates."""
+    cpu = collect().get("cpu")
+    if not isinstance(cpu, dict) or not (cpu.get("constant_tsc") and cpu.get("nonstop_tsc")):
+        pytest.skip("the TSC is not invariant here")
 
 
 def _shares_tsc(kvm: Kvm) -> bool:
@@ -48,28 +51,33 @@ def _shares_tsc(kvm: Kvm) -> bool:
         return vm.create_vcpu(0).share_host_tsc()
 
 
+@pytest.mark.usefixtures("invariant_tsc")
 @pytest.mark.parametrize("spec", ["none", "uffd", "exit"])
 def test_a_guest_with_the_hosts_tsc_runs_within_the_hosts_stamps(
-    run: Callable[..., TrialResult], kvm: Kvm, spans: list[Span], spec: str
+    run: Callable[..., TrialResult], kvm: Kvm, spec: str
 ) -> None:
     if not _shares_tsc(kvm):
         pytest.skip("KVM_VCPU_TSC_OFFSET is not offered here")
-    assert run(spec, pages=997).error is None
+    spans: list[Span] = []
+    assert run(spec, pages=997, before_verify=_spans_into(spans)).error is None
     assert len(spans) == 3
     for span in spans:
         assert span.host_start <= span.guest_start < span.guest_end <= span.host_end
 
 
+@pytest.mark.usefixtures("invariant_tsc")
 @pytest.mark.parametrize("spec", ["none", "uffd", "exit"])
 def test_the_guest_is_never_longer_at_it_than_its_thread(
-    run: Callable[..., TrialResult], spans: list[Span], spec: str
+    run: Callable[..., TrialResult], spec: str
 ) -> None:
-    assert run(spec, pages=997).error is None
+    spans: list[Span] = []
+    assert run(spec, pages=997, before_verify=_spans_into(spans)).error is None
     for span in spans:
         host, guest = span.host_end - span.host_start, span.guest_end - span.guest_start
         assert 0 < guest <= 1.01 * host
 
 
+@pytest.mark.usefixtures("invariant_tsc")
 def test_the_guests_tsc_rate_is_told_and_agrees_with_the_hosts_clock(
     run: Callable[..., TrialResult],
 ) -> None:

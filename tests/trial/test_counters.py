@@ -11,11 +11,11 @@ import pytest
 
 from kvmpc.abi import kvm as abi
 from kvmpc.errors import KernelError
-from kvmpc.kernel import kvm_stats as kvmstats
+from kvmpc.kernel import kvm_stats
 from kvmpc.kernel.kvm import Kvm
 from kvmpc.result.records import TrialResult
-from kvmpc.trial import trial
 from kvmpc.trial.kvm_counters import TrialStats
+from kvmpc.trial.rig import Rig
 
 pytestmark = pytest.mark.kvm
 
@@ -86,18 +86,18 @@ def test_a_trial_does_without_counters(
     def fail(*_: Any) -> None:
         raise KernelError("KVM_GET_STATS_FD", number)
 
-    monkeypatch.setattr(kvmstats, "StatsFd", fail)
+    monkeypatch.setattr(kvm_stats, "StatsFd", fail)
     result = run("exit")
     assert result.error is None
     assert result.kvm_stats == {}
     assert [w.code for w in result.warnings if w.code.startswith("kvm-stats")] == codes
 
 
-def test_a_failed_trial_has_no_counters(run: Run, hooked: Callable[..., Any]) -> None:
+def test_a_failed_trial_has_no_counters(run: Run) -> None:
     def fail(*_: Any) -> None:
         raise KernelError("made up", errno.EIO)
 
-    result = run(hooked("exit", before_ready=fail))
+    result = run("exit", before_ready=fail)
     assert result.status == "failed"
     assert result.kvm_stats == {}
 
@@ -108,8 +108,7 @@ def test_counters_are_read_before_the_gate_and_after_the_last_page(
 ) -> None:
     """So they cost nothing that is measured, however many vCPUs there are to read."""
     moments: dict[str, int] = {}
-    stats, tally = TrialStats, trial.tally
-    begin, end, metrics = stats.begin, stats.end, tally.metrics
+    begin, end = TrialStats.begin, TrialStats.end
 
     def beginning(self: TrialStats) -> None:
         begin(self)
@@ -119,15 +118,13 @@ def test_counters_are_read_before_the_gate_and_after_the_last_page(
         moments["ending"] = time.monotonic_ns()
         end(self)
 
-    def measured(*arguments: Any, **options: Any) -> dict[str, float]:
-        moments["gate"] = options["gate_ns"]
-        moments["last"] = max(record.end_ns for record in options["vcpus"])
-        return metrics(*arguments, **options)
+    def note(rig: Rig) -> None:
+        moments["gate"] = rig.gate.gate_ns
+        moments["last"] = max(record.end_ns for record in rig.vcpu_records)
 
-    monkeypatch.setattr(stats, "begin", beginning)
-    monkeypatch.setattr(stats, "end", ending)
-    monkeypatch.setattr(tally, "metrics", measured)
-    assert run(spec, vcpus=7).error is None
+    monkeypatch.setattr(TrialStats, "begin", beginning)
+    monkeypatch.setattr(TrialStats, "end", ending)
+    assert run(spec, vcpus=7, before_verify=note).error is None
     assert moments["begun"] < moments["gate"] < moments["last"] < moments["ending"]
 
 
@@ -136,7 +133,7 @@ def test_reading_holds_one_descriptor_at_a_time(
     run: Run, held: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, seen = held().fds, []
-    real = kvmstats.StatsFd
+    real = kvm_stats.StatsFd
 
     def counted(owner: Any) -> Any:
         fd = real(owner)
@@ -144,7 +141,7 @@ def test_reading_holds_one_descriptor_at_a_time(
         return fd
 
     run("exit", vcpus=1)
-    monkeypatch.setattr(kvmstats, "StatsFd", counted)
+    monkeypatch.setattr(kvm_stats, "StatsFd", counted)
     run("exit", vcpus=7)
     assert len(seen) == 2 * (1 + 7)
     assert len(set(seen)) == 1

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from kvmpc.host import facts as host
 from kvmpc.kernel import syscalls
 from kvmpc.kernel.kvm import Kvm
-from kvmpc.pagers import Pager
 from kvmpc.pagers.pager import Scene
 from kvmpc.result.records import TrialResult
-from kvmpc.trial import verify
+from kvmpc.trial.rig import Rig
 from kvmpc.units import PAGE_BYTES
 from kvmpc.vm import guest
 from kvmpc.vm.record import GuestRecord
@@ -67,27 +65,19 @@ def test_a_fault_in_ring_0_is_completed_in_whatever_form_it_comes(
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_a_store_that_kvm_emulated_reaches_the_page(
-    run: Callable[..., TrialResult],
-    hooked: Callable[..., Pager],
-    monkeypatch: pytest.MonkeyPatch,
-    overlap: bool,
+    run: Callable[..., TrialResult], overlap: bool
 ) -> None:
-    scenes: list[Scene] = []
     stored: list[int] = []
-    check = verify.verify_guest
 
-    def read_then_check(*arguments: Any) -> None:
-        memory = scenes[-1].memory
-        for page in range(scenes[-1].work.total_pages):
-            word = syscalls.read_own_memory(memory.hva_of_page(page) + 8, 8)
+    def read(rig: Rig) -> None:
+        for page in range(rig.work.total_pages):
+            word = syscalls.read_own_memory(rig.memory.hva_of_page(page) + 8, 8)
             stored.append(int.from_bytes(word, "little"))
-        check(*arguments)
 
-    monkeypatch.setattr(verify, "verify_guest", read_then_check)
-    result = run(hooked("exit", on_open=scenes.append), ring=0, pages=97, overlap=overlap)
+    result = run("exit", before_verify=read, ring=0, pages=97, overlap=overlap)
     assert result.error is None
     # The guest stores a page's index in its part to the page's word 1.
-    assert stored == list(range(97)) * scenes[-1].work.parts
+    assert stored == list(range(97)) * (1 if overlap else 3)
 
 
 @pytest.mark.parametrize("spec", ["none,host=populated", "uffd", "uffd,readers=3"])
@@ -108,13 +98,13 @@ def _entry(work: Work) -> int:
     return CODE_GPA + program.labels["touch"]
 
 
-def _with_code(hooked: Callable[..., Pager], spec: str, code: str) -> Pager:
-    """Return a pager whose trials run `code` (hex) in place of the guest's program."""
+def _with_code(code: str) -> Callable[[Scene], None]:
+    """Put `code` (hex) in place of the guest's program."""
 
     def patch(scene: Scene) -> None:
         scene.memory.write_low(_entry(scene.work), bytes.fromhex(code))
 
-    return hooked(spec, on_open=patch)
+    return patch
 
 
 UD2 = "0f0b"
@@ -139,13 +129,12 @@ WRITE_PORT = "e610"  # out READY_PORT, al
 @pytest.mark.parametrize("spec", ["none", "uffd", "exit"])
 def test_an_exception_in_the_guest_is_reported_with_vector_and_rip(
     run: Callable[..., TrialResult],
-    hooked: Callable[..., Pager],
     spec: str,
     code: str,
     offset: int,
     expected: str,
 ) -> None:
-    result = run(_with_code(hooked, spec, code))
+    result = run(spec, on_scene=_with_code(code))
     assert result.status == "failed"
     assert result.error is not None
     assert result.error.startswith("vcpu")
@@ -156,15 +145,13 @@ def test_an_exception_in_the_guest_is_reported_with_vector_and_rip(
     assert result.elapsed_ns is None
 
 
-def test_a_page_fault_is_reported_with_its_address(
-    run: Callable[..., TrialResult], hooked: Callable[..., Pager]
-) -> None:
-    result = run(_with_code(hooked, "exit", LOAD_UNMAPPED))
+def test_a_page_fault_is_reported_with_its_address(run: Callable[..., TrialResult]) -> None:
+    result = run("exit", on_scene=_with_code(LOAD_UNMAPPED))
     assert str(result.error).endswith("cr2 0x5eadbeeff000")
 
 
 def test_a_vcpu_that_leaves_its_mappings_after_the_gate_is_the_one_named(
-    run: Callable[..., TrialResult], hooked: Callable[..., Pager], kvm: Kvm
+    run: Callable[..., TrialResult], kvm: Kvm
 ) -> None:
     outside_gpa = 1 << 46
 
@@ -173,7 +160,7 @@ def test_a_vcpu_that_leaves_its_mappings_after_the_gate_is_the_one_named(
         record_gpa = plan.vcpu_page_gpa(2) + 128 + GuestRecord.part.offset
         scene.memory.write_low(record_gpa, outside_gpa.to_bytes(8, "little"))
 
-    result = run(hooked("uffd", on_open=misplace))
+    result = run("uffd", on_scene=misplace)
     # Error code: a write, by user code, to a page that is not present.
     assert str(result.error).startswith(
         "vcpu2: exception #PF page fault in the guest, error code 0x6"
@@ -183,20 +170,20 @@ def test_a_vcpu_that_leaves_its_mappings_after_the_gate_is_the_one_named(
 
 @pytest.mark.parametrize("spec", ["none", "uffd", "exit"])
 def test_a_triple_fault_is_reported_as_a_shutdown(
-    run: Callable[..., TrialResult], hooked: Callable[..., Pager], spec: str
+    run: Callable[..., TrialResult], spec: str
 ) -> None:
     def patch(scene: Scene) -> None:
         # No gate for any vector: the exception's exception has no handler either.
         scene.memory.write_low(0x1100, bytes(32 * 16))
         scene.memory.write_low(_entry(scene.work), bytes.fromhex(UD2))
 
-    result = run(hooked(spec, on_open=patch))
+    result = run(spec, on_scene=patch)
     assert result.status == "failed"
     assert "KVM_EXIT_SHUTDOWN (triple fault)" in str(result.error)
 
 
 def test_an_access_to_memory_that_is_not_there_is_reported_with_its_address(
-    run: Callable[..., TrialResult], hooked: Callable[..., Pager], kvm: Kvm
+    run: Callable[..., TrialResult], kvm: Kvm
 ) -> None:
     hole_gpa = 3 * (1 << 30)  # mapped by the guest's tables, but in no memslot
 
@@ -206,5 +193,5 @@ def test_an_access_to_memory_that_is_not_there_is_reported_with_its_address(
         scene.memory.write_low(record_gpa, hole_gpa.to_bytes(8, "little"))
 
     for spec in ("none", "uffd", "exit"):
-        result = run(hooked(spec, on_open=misplace))
+        result = run(spec, on_scene=misplace)
         assert str(result.error).startswith(f"vcpu1: KVM_EXIT_MMIO at gpa {hole_gpa + 8:#x}; rip ")

@@ -14,7 +14,6 @@ import pytest
 from kvmpc.errors import Interrupted
 from kvmpc.kernel.kvm import Kvm
 from kvmpc.kernel.userfaultfd import DEVICE_PATH
-from kvmpc.pagers import Pager
 from kvmpc.pagers.pager import Scene, Supply
 from kvmpc.result.records import TrialResult
 from kvmpc.trial.signals import Interrupt
@@ -24,7 +23,6 @@ from kvmpc.vm.x86 import plan_guest
 pytestmark = pytest.mark.kvm
 
 Run = Callable[..., TrialResult]
-Hooked = Callable[..., Pager]
 
 VCPUS = 5
 TRIALS = 220
@@ -43,7 +41,6 @@ SPECS = (
 @pytest.fixture
 def every_end(
     run: Run,
-    hooked: Hooked,
     interrupt: Interrupt,
     kvm: Kvm,
     fds_left: Callable[[int], None],
@@ -61,7 +58,7 @@ def every_end(
             record_gpa = plan.vcpu_page_gpa(0) + 128
             scene.memory.write_low(record_gpa + GuestRecord.tag_seed.offset, b"wrong...")
 
-        result = run(hooked(spec, on_open=expect_others), vcpus=VCPUS)
+        result = run(spec, on_scene=expect_others, vcpus=VCPUS)
         assert "wrong tag" in str(result.error)
         return "not verified"
 
@@ -69,7 +66,7 @@ def every_end(
         def no_program(scene: Scene) -> None:
             scene.memory.write_low(0x2000 + 32 * 5, b"\x0f\x0b" * 64)
 
-        result = run(hooked(spec, on_open=no_program), vcpus=VCPUS)
+        result = run(spec, on_scene=no_program, vcpus=VCPUS)
         assert "#UD" in str(result.error)
         return "guest failed"
 
@@ -79,7 +76,7 @@ def every_end(
                 interrupt.signal_name = "SIGINT"
 
         with pytest.raises(Interrupted):
-            run(hooked(spec, before_ready=ask), vcpus=VCPUS)
+            run(spec, before_ready=ask, vcpus=VCPUS)
         interrupt.signal_name = None
         return "interrupted"
 
@@ -97,7 +94,8 @@ def every_end(
         if not spec.startswith("uffd"):
             return succeeds(spec)
         result = run(
-            hooked(spec, on_supply=lambda supply: supply.readers.clear()),
+            spec,
+            on_supply=lambda supply: supply.readers.clear(),
             vcpus=VCPUS,
             watchdog_s=0.05,
         )
@@ -125,8 +123,8 @@ def every_end(
             interrupted_before_the_gate,
             interrupted_in_the_middle,
             never_answered,
-            # In the middle of the userfaultfds, of the epoll fds, of the vCPUs, wherever it hits.
-            *[out_of_descriptors(count) for count in (1, 2, 3, 4, 5)],
+            # At the VM, in the middle of the userfaultfds, epoll fds, vCPUs, wherever it hits.
+            *[out_of_descriptors(count) for count in range(6)],
         ]
     )
     return lambda spec: next(ends)(spec)
@@ -137,7 +135,7 @@ def test_nothing_is_left_after_220_trials_that_end_in_every_way(
 ) -> None:
     specs = itertools.cycle(SPECS)
     # Every pager with every end: code is assembled and kept, stacks and arenas are cached.
-    for _ in range(len(SPECS) * 11):
+    for _ in range(len(SPECS) * 12):
         every_end(next(specs))
     before = held()
     ends = {every_end(next(specs)) for _ in range(TRIALS)}

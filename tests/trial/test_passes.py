@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from kvmpc.errors import Interrupted
 from kvmpc.kernel import syscalls
 from kvmpc.result.records import TrialResult
-from kvmpc.trial.passes import FurtherPasses
+from kvmpc.trial.rig import Rig
 from kvmpc.trial.signals import Interrupt
 from kvmpc.units import PAGE_BYTES
 from kvmpc.vm.record import HISTOGRAM_BUCKETS
@@ -88,37 +89,24 @@ def test_a_timeline_never_goes_back_and_ends_with_every_page(run: Run, spec: str
 @pytest.mark.parametrize("spec", ["uffd", "exit"])
 @pytest.mark.parametrize("word", [0, 1, 511])
 def test_a_page_that_lost_what_it_held_is_found_in_a_further_pass(
-    run: Run, hooked: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, spec: str, word: int
+    run: Run, spec: str, word: int
 ) -> None:
-    supplies: list[Any] = []
-    plain = FurtherPasses.open_gate
-
-    def damaged(self: FurtherPasses) -> None:
-        hva = supplies[0].scene.memory.hva_of_page(23 + 7) + word * 8
+    def damage(rig: Rig) -> None:
+        hva = rig.memory.hva_of_page(23 + 7) + word * 8
         syscalls.write_own_memory(hva, bytes(8))
-        plain(self)
 
-    monkeypatch.setattr(FurtherPasses, "open_gate", damaged)
-    result = run(hooked(spec, on_supply=supplies.append), passes=2)
+    result = run(spec, before_passes=damage, passes=2)
     assert result.status == "failed"
     assert result.error is not None
     assert "vcpu1 found 1 pages changed in a further pass, first page 30" in result.error
 
 
-def test_a_page_that_went_missing_meanwhile_ends_the_trial(
-    run: Run, hooked: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    supplies: list[Any] = []
-    plain = FurtherPasses.open_gate
-
-    def dropped(self: FurtherPasses) -> None:
-        memory = supplies[0].scene.memory
-        hva = memory.hva_of_page(7)
+def test_a_page_that_went_missing_meanwhile_ends_the_trial(run: Run) -> None:
+    def drop(rig: Rig) -> None:
+        hva = rig.memory.hva_of_page(7)
         syscalls.madvise(hva, PAGE_BYTES, mmap.MADV_DONTNEED, call="madvise")
-        plain(self)
 
-    monkeypatch.setattr(FurtherPasses, "open_gate", dropped)
-    result = run(hooked("uffd", on_supply=supplies.append), passes=2, watchdog_s=0.5)
+    result = run("uffd", before_passes=drop, passes=2, watchdog_s=0.5)
     assert result.status == "failed"
     assert result.error is not None
     assert "vcpu0 for page 7 in a further pass" in result.error
@@ -126,17 +114,17 @@ def test_a_page_that_went_missing_meanwhile_ends_the_trial(
 
 @pytest.mark.parametrize("spec", ["uffd", "exit"])
 def test_an_interrupt_ends_further_passes_at_once(
-    run: Run, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch, spec: str
+    run: Run, interrupt: Interrupt, spec: str
 ) -> None:
-    plain = FurtherPasses.open_gate
+    timers: list[threading.Timer] = []
 
-    def interrupted(self: FurtherPasses) -> None:
-        plain(self)
-        os.kill(os.getpid(), signal.SIGINT)
+    def interrupt_soon(_: Rig) -> None:
+        timers.append(threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)))
+        timers[0].start()
 
-    monkeypatch.setattr(FurtherPasses, "open_gate", interrupted)
     begin = time.monotonic()
     with pytest.raises(Interrupted):
-        run(spec, pages=997, passes=1_000_000)
+        run(spec, before_passes=interrupt_soon, pages=997, passes=1_000_000)
+    timers[0].join()
     assert time.monotonic() - begin < 5
     assert interrupt.signal_name == "SIGINT"

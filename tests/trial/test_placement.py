@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from kvmpc.host.numa import usable_nodes
-from kvmpc.pagers import Pager
 from kvmpc.pagers.pager import Scene, Supply
 from kvmpc.result.records import TrialResult
 from kvmpc.work.placement import Placement
@@ -63,13 +62,13 @@ def test_without_placement_threads_may_run_where_the_process_may(run: Run) -> No
     assert "cpu_latency_us" not in result.metrics
 
 
-def test_a_thread_is_on_its_cpu_before_it_is_ready(run: Run, hooked: Callable[..., Pager]) -> None:
+def test_a_thread_is_on_its_cpu_before_it_is_ready(run: Run) -> None:
     seen: dict[int, set[int]] = {}
 
     def look(_: Supply, vcpu: int) -> None:
         seen[vcpu] = os.sched_getaffinity(0)
 
-    run(hooked("exit", before_ready=look), placement=Placement(pin=True, cpus=f"{LAST}"))
+    run("exit", before_ready=look, placement=Placement(pin=True, cpus=f"{LAST}"))
     assert seen == {vcpu: {LAST} for vcpu in range(3)}
 
 
@@ -77,7 +76,7 @@ def test_a_thread_is_on_its_cpu_before_it_is_ready(run: Run, hooked: Callable[..
 @pytest.mark.parametrize("spec", PAGERS)
 @pytest.mark.parametrize("mode", ["local", "interleave", "node"])
 def test_memory_has_its_policy_and_its_pages_are_on_the_nodes_asked_for(
-    run: Run, hooked: Callable[..., Pager], spec: str, mode: str
+    run: Run, spec: str, mode: str
 ) -> None:
     node = usable_nodes()[0]
     numa = f"node={node}" if mode == "node" else mode
@@ -90,7 +89,7 @@ def test_memory_has_its_policy_and_its_pages_are_on_the_nodes_asked_for(
                 if int(start, 16) == scene.memory.data_hva:
                     policies.append(policy)
 
-    result = run(hooked(spec, on_open=look), pages=997, vcpus=1, placement=Placement(numa=numa))
+    result = run(spec, on_scene=look, pages=997, vcpus=1, placement=Placement(numa=numa))
     assert result.error is None
     expected = {"node": f"bind:{node}", "interleave": "interleave:", "local": "local"}[mode]
     assert len(policies) == 1
@@ -103,9 +102,7 @@ def test_memory_has_its_policy_and_its_pages_are_on_the_nodes_asked_for(
 
 @pytest.mark.skipif(not os.access(DEVICE, os.W_OK), reason=f"needs {DEVICE}")
 @pytest.mark.parametrize("spec", PAGERS)
-def test_a_latency_request_is_held_for_every_pager_alike_and_no_longer(
-    run: Run, hooked: Callable[..., Pager], spec: str
-) -> None:
+def test_a_latency_request_is_held_for_every_pager_alike_and_no_longer(run: Run, spec: str) -> None:
     def in_force_us() -> int:
         return int(struct.unpack("=i", DEVICE.read_bytes()[:4])[0])
 
@@ -114,8 +111,7 @@ def test_a_latency_request_is_held_for_every_pager_alike_and_no_longer(
     def look(*_: Any) -> None:
         seen.append(in_force_us())
 
-    pager = hooked(spec, on_open=look, before_ready=look)
-    result = run(pager, placement=Placement(cpu_latency_us=0))
+    result = run(spec, on_scene=look, before_ready=look, placement=Placement(cpu_latency_us=0))
     assert result.error is None
     assert seen == [0] * 4
     assert result.metrics["cpu_latency_us"] == 0

@@ -18,8 +18,7 @@ from kvmpc.host.numa import usable_nodes
 from kvmpc.kernel import syscalls
 from kvmpc.kernel.cpu_latency import LatencyRequest
 from kvmpc.run.needs import check
-from kvmpc.trial import seats as placing
-from kvmpc.trial.seats import Place, Seat, memory_cautions
+from kvmpc.trial.seats import Seat, Seats, got, memory_cautions
 from kvmpc.units import PAGE_BYTES
 from kvmpc.vm.memory import GuestMemory
 from kvmpc.vm.policy import bind_memory
@@ -124,7 +123,7 @@ def test_a_seat_is_taken_by_the_thread_that_sits_down_and_by_no_other() -> None:
     assert seat.cpu == ALLOWED[-1]
     assert seat.got == {ALLOWED[-1]}
     assert sorted(os.sched_getaffinity(0)) == ALLOWED
-    assert placing.got([seat]) == {"cpu": (ALLOWED[-1],), "cpus_allowed": (1,)}
+    assert got([seat]) == {"cpu": (ALLOWED[-1],), "cpus_allowed": (1,)}
 
 
 def test_a_seat_that_is_gone_is_a_typed_error() -> None:
@@ -133,24 +132,24 @@ def test_a_seat_that_is_gone_is_a_typed_error() -> None:
 
 
 def test_a_thread_that_was_moved_away_is_told_of() -> None:
-    with Place(make_work(pin=True)) as place:
-        place.seat_readers(1)
-        for seat in (*place.vcpus, *place.readers):
+    with Seats(make_work(pin=True)) as taken:
+        taken.seat_readers(1)
+        for seat in (*taken.vcpus, *taken.readers):
             assert seat.cpus is not None
             seat.got = seat.cpus
-        assert place.cautions({}) == []
-        place.vcpus[1].got = frozenset({8190, 8191})
-        (caution,) = place.cautions({})
+        assert taken.cautions({}) == []
+        taken.vcpus[1].got = frozenset({8190, 8191})
+        (caution,) = taken.cautions({})
     assert caution.code == "affinity-changed"
     assert "8190-8191" in caution.text
 
 
 def test_nothing_asked_for_leaves_threads_alone() -> None:
-    with Place(make_work()) as place:
-        place.seat_readers(1)
-        assert [seat.cpus for seat in (*place.vcpus, *place.readers)] == [None] * 3
-        assert place.metrics() == {}
-        assert place.cautions({}) == []
+    with Seats(make_work()) as taken:
+        taken.seat_readers(1)
+        assert [seat.cpus for seat in (*taken.vcpus, *taken.readers)] == [None] * 3
+        assert taken.metrics() == {}
+        assert taken.cautions({}) == []
 
 
 # NUMA
@@ -203,7 +202,7 @@ def test_guest_memory_has_the_policy_and_the_low_slot_has_not(numa: str, policy:
                 policies[int(start, 16)] = word
         assert policies[memory.data_hva].startswith(policy)
         assert policies.get(memory.low_hva, "default") == "default"
-        assert sum(memory.pages_per_node().values()) == 1
+        assert sum(memory.presence.pages_per_node().values()) == 1
 
 
 @pytest.mark.parametrize("node", [0, 63, 64, 1022])
@@ -305,9 +304,9 @@ def test_a_latency_request_is_in_force_while_it_is_open_and_gone_afterwards() ->
     with LatencyRequest(asked_us) as request:
         assert request.in_force_us() == asked_us
         assert in_force_us() == asked_us
-        with Place(make_work(cpu_latency_us=997)) as place:
-            assert place.metrics() == {"cpu_latency_us": asked_us}
-            (caution,) = place.cautions({})
+        with Seats(make_work(cpu_latency_us=997)) as taken:
+            assert taken.metrics() == {"cpu_latency_us": asked_us}
+            (caution,) = taken.cautions({})
             assert caution.code == "cpu-latency"
             assert "997" in caution.text
     assert in_force_us() == before_us

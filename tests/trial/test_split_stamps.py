@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from kvmpc.caution import Caution
 from kvmpc.errors import UsageError
 from kvmpc.kernel import syscalls
 from kvmpc.loops.stamps import STAMPS
 from kvmpc.pagers import parse_pager
 from kvmpc.trial import split
+from kvmpc.trial.outcome import Finding
 from kvmpc.trial.split import extents, latency_split
 from kvmpc.units import PAGE_BYTES
 from kvmpc.work.layout import Layout
@@ -23,7 +23,7 @@ from kvmpc.work.work import Work
 KHZ = 2_000_000.0
 """Two cycles to a nanosecond."""
 
-Split = Callable[..., tuple[dict[str, float], list[Caution]]]
+Split = Callable[..., Finding]
 
 
 def layout_of(**options: Any) -> Layout:
@@ -68,7 +68,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeMemory]:
 def measured(memory: FakeMemory) -> Split:
     """Split the latency of the 69 pages."""
 
-    def measured(spec: str = "exit", **options: Any) -> tuple[dict[str, float], list[Caution]]:
+    def measured(spec: str = "exit", **options: Any) -> Finding:
         known = {"tsc_khz": KHZ, "tsc_shared": True}
         given = {key: options.pop(key, value) for key, value in known.items()}
         return latency_split(
@@ -82,9 +82,9 @@ def measured(memory: FakeMemory) -> Split:
 
 
 def test_each_part_is_the_time_between_two_stamps_of_one_page(measured: Split) -> None:
-    metrics, cautions = measured(fetch_delay_ns=200)
-    assert cautions == []
-    assert metrics == {
+    found = measured(fetch_delay_ns=200)
+    assert found.cautions == ()
+    assert found.metrics == {
         # Of 69 pages in order the 35th, and the 69th: nearest rank.
         "noticed_p50_ns": 34 * 10,
         "noticed_p99_ns": 68 * 10,
@@ -100,28 +100,29 @@ def test_each_part_is_the_time_between_two_stamps_of_one_page(measured: Split) -
 
 
 def test_a_fetch_that_was_not_simulated_is_absent(measured: Split) -> None:
-    assert not [name for name in measured()[0] if name.startswith("fetch")]
+    assert not [name for name in measured().metrics if name.startswith("fetch")]
 
 
 def test_a_vcpu_that_is_woken_before_the_install_returns_has_no_way_back_of_its_own(
     measured: Split,
 ) -> None:
-    metrics, _ = measured("uffd")
+    metrics = measured("uffd").metrics
     assert not [name for name in metrics if name.startswith("back")]
     assert metrics["install_back_p50_ns"] == 700
 
 
 def test_where_nothing_is_fetched_or_nobody_asked_nothing_is_split(measured: Split) -> None:
-    assert measured("none") == ({}, [])
-    assert measured(split=False) == ({}, [])
+    assert measured("none") == Finding()
+    assert measured(split=False) == Finding()
 
 
 @pytest.mark.parametrize("options", [{"tsc_shared": False}, {"tsc_khz": KHZ * 1.02}])
 def test_without_one_tsc_all_parts_are_absent_with_the_reason(
     measured: Split, options: dict[str, Any]
 ) -> None:
-    metrics, [caution] = measured(**options)
-    assert metrics == {}
+    found = measured(**options)
+    (caution,) = found.cautions
+    assert found.metrics == {}
     assert caution.code == "split-clock"
 
 
@@ -129,8 +130,9 @@ def test_a_page_whose_stamps_go_back_in_time_is_counted_and_ends_the_split(
     memory: FakeMemory, measured: Split
 ) -> None:
     memory.stamp(7, claimed=999, installed=5)
-    metrics, [caution] = measured()
-    assert metrics == {}
+    found = measured()
+    (caution,) = found.cautions
+    assert found.metrics == {}
     assert caution.text == "1 of 69 pages have stamps that go back in time"
 
 
@@ -141,9 +143,10 @@ def test_of_very_many_pages_a_few_that_go_back_in_time_are_told_and_not_clamped(
     for page in range(69):
         memory.stamp(page, claimed=2000)
     memory.stamp(7, claimed=500)
-    metrics, [caution] = measured()
+    found = measured()
+    (caution,) = found.cautions
     assert caution.code == "split-order"
-    assert metrics["noticed_p50_ns"] == 500
+    assert found.metrics["noticed_p50_ns"] == 500
 
 
 @pytest.mark.parametrize(
@@ -185,14 +188,14 @@ def pages_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list[int
         monkeypatch.setattr(split, "host_cycles_per_ns", lambda: KHZ / 1e6)
         monkeypatch.setattr(split.syscalls, "read_own_memory", content)
         memory = SimpleNamespace(hva_of_page=lambda page: page * PAGE_BYTES)
-        metrics, _ = latency_split(
+        found = latency_split(
             memory,  # type: ignore[arg-type]
             layout_of(mem_per_vcpu_bytes=part_pages * PAGE_BYTES),
             parse_pager("exit"),
             tsc_khz=KHZ,
             tsc_shared=True,
         )
-        assert metrics["noticed_p50_ns"] == 0
+        assert found.metrics["noticed_p50_ns"] == 0
         return read
 
     return pages_read

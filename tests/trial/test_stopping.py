@@ -14,16 +14,14 @@ import pytest
 from kvmpc.errors import Interrupted
 from kvmpc.kernel import syscalls
 from kvmpc.loops.records import Return
-from kvmpc.pagers import Pager
 from kvmpc.pagers.pager import Supply
 from kvmpc.result.records import TrialResult
 from kvmpc.trial.signals import Interrupt
-from kvmpc.vm.memory import GuestMemory
+from kvmpc.vm.presence import Presence
 
 pytestmark = pytest.mark.kvm
 
 Run = Callable[..., TrialResult]
-Hooked = Callable[..., Pager]
 
 OUT_WITHIN_S = 2.0
 
@@ -37,7 +35,7 @@ def _forget_readers(supply: Supply) -> None:
 def stopped_after(run: Run, interrupt: Interrupt) -> Callable[..., float]:
     """Run a trial, ask for its end after some seconds; return how long it took from then."""
 
-    def stopped_after(seconds: float, pager: str | Pager, **options: Any) -> float:
+    def stopped_after(seconds: float, spec: str, **options: Any) -> float:
         asked = []
 
         def ask() -> None:
@@ -48,7 +46,7 @@ def stopped_after(run: Run, interrupt: Interrupt) -> Callable[..., float]:
         timer.start()
         try:
             with pytest.raises(Interrupted, match="SIGINT"):
-                run(pager, watchdog_s=60, **options)
+                run(spec, watchdog_s=60, **options)
         finally:
             timer.join()
         return time.monotonic() - asked[0]
@@ -58,10 +56,10 @@ def stopped_after(run: Run, interrupt: Interrupt) -> Callable[..., float]:
 
 @pytest.mark.parametrize("vcpus", [1, 32])
 def test_a_vcpu_asleep_in_a_fault_that_nobody_answers_leaves(
-    hooked: Hooked, stopped_after: Callable[..., float], vcpus: int
+    stopped_after: Callable[..., float], vcpus: int
 ) -> None:
-    pager = hooked("uffd,uffds=per-vcpu", on_supply=_forget_readers)
-    assert stopped_after(0.3, pager, vcpus=vcpus) < OUT_WITHIN_S
+    took_s = stopped_after(0.3, "uffd,uffds=per-vcpu", vcpus=vcpus, on_supply=_forget_readers)
+    assert took_s < OUT_WITHIN_S
 
 
 @pytest.mark.parametrize(
@@ -78,12 +76,11 @@ def test_a_thread_in_the_middle_of_a_long_fetch_leaves(
 
 
 def test_unregistering_alone_frees_a_vcpu_that_no_signal_reaches(
-    hooked: Hooked, stopped_after: Callable[..., float], monkeypatch: pytest.MonkeyPatch
+    stopped_after: Callable[..., float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As before Linux 6.2, where a signal does not end the sleep in a userfault.
     monkeypatch.setattr(syscalls, "tgkill", lambda *_: True)
-    pager = hooked("uffd,uffds=3", on_supply=_forget_readers)
-    assert stopped_after(0.3, pager) < OUT_WITHIN_S
+    assert stopped_after(0.3, "uffd,uffds=3", on_supply=_forget_readers) < OUT_WITHIN_S
 
 
 @pytest.mark.parametrize("spec", ["none", "none,host=populated", "uffd,readers=3", "exit"])
@@ -111,12 +108,12 @@ def test_a_trial_at_full_speed_leaves_when_asked(run: Run, interrupt: Interrupt,
 
 @pytest.mark.parametrize("spec", ["none", "none,host=populated", "uffd", "exit"])
 def test_a_request_before_the_trial_keeps_it_from_beginning(
-    run: Run, interrupt: Interrupt, hooked: Hooked, spec: str
+    run: Run, interrupt: Interrupt, spec: str
 ) -> None:
     opened: list[Any] = []
     interrupt.signal_name = "SIGTERM"
     with pytest.raises(Interrupted, match="SIGTERM"):
-        run(hooked(spec, on_open=opened.append))
+        run(spec, on_scene=opened.append)
     assert opened == []
 
 
@@ -125,20 +122,18 @@ def test_a_request_while_memory_is_verified_to_be_empty_ends_that(
 ) -> None:
     looked_at = []
 
-    def look(_: GuestMemory, first_page: int, __: int) -> bool:
+    def look(_: Presence, first_page: int, __: int) -> bool:
         looked_at.append(first_page)
         interrupt.signal_name = "SIGINT"
         return False
 
-    monkeypatch.setattr(GuestMemory, "any_resident", look)
+    monkeypatch.setattr(Presence, "any_resident", look)
     with pytest.raises(Interrupted, match="SIGINT"):
         run("exit")
     assert looked_at == [0]
 
 
-def test_a_fill_that_begins_after_the_stop_ends_at_once(
-    hooked: Hooked, run: Run, interrupt: Interrupt
-) -> None:
+def test_a_fill_that_begins_after_the_stop_ends_at_once(run: Run, interrupt: Interrupt) -> None:
     """A thread that is slow to begin is not seen by the stop, and must see it itself."""
     begun = threading.Event()
 
@@ -168,29 +163,27 @@ def test_a_fill_that_begins_after_the_stop_ends_at_once(
     thread = threading.Thread(target=ask)
     thread.start()
     with pytest.raises(Interrupted):
-        run(hooked("none,host=populated", on_supply=slow))
+        run("none,host=populated", on_supply=slow)
     thread.join()
     assert codes == [Return.STOPPED] * 3
 
 
-def test_the_watchdog_names_each_stuck_vcpu_with_its_page(run: Run, hooked: Hooked) -> None:
-    result = run(hooked("uffd", on_supply=_forget_readers), watchdog_s=0.5)
+def test_the_watchdog_names_each_stuck_vcpu_with_its_page(run: Run) -> None:
+    result = run("uffd", on_supply=_forget_readers, watchdog_s=0.5)
     assert result.status == "failed"
     assert result.error == (
         "no page arrived for 0.5 s; waiting: vcpu0 for page 0, vcpu1 for page 23, vcpu2 for page 46"
     )
 
 
-def test_the_watchdog_names_the_page_that_is_missing_in_the_middle(
-    run: Run, hooked: Hooked
-) -> None:
+def test_the_watchdog_names_the_page_that_is_missing_in_the_middle(run: Run) -> None:
     def claim(supply: Supply) -> None:
         # As if somebody had begun to fetch page 40 and had never come back.
         byte = ctypes.c_uint8.from_address(supply.scene.bitmap.claimed_address + 40 // 8)
         byte.value |= 1 << 40 % 8
 
     for spec in ("uffd", "exit"):
-        result = run(hooked(spec, on_supply=claim), watchdog_s=0.5)
+        result = run(spec, on_supply=claim, watchdog_s=0.5)
         assert result.error == "no page arrived for 0.5 s; waiting: vcpu1 for page 40"
 
 
@@ -200,7 +193,7 @@ def test_the_watchdog_lets_a_slow_trial_go_on(run: Run) -> None:
     assert result.error is None
 
 
-def test_the_watchdog_ends_what_never_gets_to_the_gate(run: Run, hooked: Hooked) -> None:
+def test_the_watchdog_ends_what_never_gets_to_the_gate(run: Run) -> None:
     release = threading.Event()
 
     def hang(_: Supply, vcpu: int) -> None:
@@ -216,8 +209,7 @@ def test_the_watchdog_ends_what_never_gets_to_the_gate(run: Run, hooked: Hooked)
 
         supply.stop = stop_and_release
 
-    pager = hooked("exit", before_ready=hang, on_supply=release_at_stop)
-    result = run(pager, watchdog_s=0.5)
+    result = run("exit", before_ready=hang, on_supply=release_at_stop, watchdog_s=0.5)
     assert result.status == "failed"
     assert "vcpu1 before the gate" in str(result.error)
 
@@ -247,16 +239,14 @@ def test_a_thread_that_cannot_start_releases_those_that_wait(
 @pytest.mark.parametrize(
     ("spec", "who"), [("uffd", "reader0.0"), ("uffd,readers=3", "reader0."), ("exit", "vcpu")]
 )
-def test_an_install_that_the_kernel_refuses_fails_the_trial(
-    run: Run, hooked: Hooked, spec: str, who: str
-) -> None:
+def test_an_install_that_the_kernel_refuses_fails_the_trial(run: Run, spec: str, who: str) -> None:
     # Another userfaultfd would not do: the kernel installs through any, though it wakes nobody.
     with open(os.devnull, "rb") as stranger:
 
         def misdirect(supply: Supply) -> None:
             supply._shares.fds[0] = stranger.fileno()
 
-        result = run(hooked(spec, on_supply=misdirect))
+        result = run(spec, on_supply=misdirect)
     assert result.status == "failed"
     assert str(result.error).startswith(who)
     assert ": UFFDIO_COPY of page " in str(result.error)
@@ -264,16 +254,16 @@ def test_an_install_that_the_kernel_refuses_fails_the_trial(
     assert result.metrics == {}
 
 
-def test_a_reader_that_dies_fails_the_trial_and_is_named(run: Run, hooked: Hooked) -> None:
+def test_a_reader_that_dies_fails_the_trial_and_is_named(run: Run) -> None:
     def blind(supply: Supply) -> None:
         supply.readers[1].record.uffd = 0xFFFFFFFF
 
-    result = run(hooked("uffd,uffds=3", on_supply=blind))
+    result = run("uffd,uffds=3", on_supply=blind)
     assert result.status == "failed"
     assert str(result.error).startswith("reader1.0: READ: EBADF")
 
 
-def test_a_trial_after_a_failed_one_is_not_disturbed(run: Run, hooked: Hooked) -> None:
-    assert run(hooked("uffd", on_supply=_forget_readers), watchdog_s=0.2).status == "failed"
+def test_a_trial_after_a_failed_one_is_not_disturbed(run: Run) -> None:
+    assert run("uffd", on_supply=_forget_readers, watchdog_s=0.2).status == "failed"
     assert run("uffd").error is None
     assert run("exit").error is None

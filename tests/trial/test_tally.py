@@ -1,4 +1,4 @@
-"""From records to numbers: sums, what is absent, and when something is warned about."""
+"""From records to numbers: sums, what is absent, and what is cautioned about."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_the_histogram_sums_vcpus_and_leaves_empty_buckets_out() -> None:
     assert tally.histogram(guest, work) == ((0, 0, 2), (34, 35, 21))  # type: ignore[arg-type]
 
 
-def _warnings(**options: Any) -> list[Caution]:
+def _cautions(**options: Any) -> list[Caution]:
     work = Work(
         vcpus=10, mem_per_vcpu_bytes=100 * PAGE_BYTES, overlap=options.pop("overlap", False)
     )
@@ -191,11 +191,11 @@ def _warnings(**options: Any) -> list[Caution]:
         "guest_tsc_khz": 2e6,
         "tsc_khz_seen": 2.01e6,
     }
-    return tally.warnings(work, **(sound | options))
+    return tally.cautions(work, **(sound | options))
 
 
-def test_a_sound_trial_has_no_warning() -> None:
-    assert _warnings() == []
+def test_a_sound_trial_has_no_caution() -> None:
+    assert _cautions() == []
 
 
 @pytest.mark.parametrize(
@@ -208,17 +208,17 @@ def test_a_sound_trial_has_no_warning() -> None:
     ],
 )
 def test_what_makes_a_trial_less_trustworthy_is_said(options: dict[str, Any], text: str) -> None:
-    (warning,) = _warnings(**options)
-    assert text in warning.text
+    (caution,) = _cautions(**options)
+    assert text in caution.text
 
 
 def test_a_short_trial_says_nothing_about_the_tsc() -> None:
-    assert _warnings(tsc_khz_seen=3e6, elapsed_ns=20_000_000, start_skew_ns=0) == []
+    assert _cautions(tsc_khz_seen=3e6, elapsed_ns=20_000_000, start_skew_ns=0) == []
 
 
 def test_returns_are_set_against_every_vcpus_touches_also_with_overlap() -> None:
-    assert _warnings(overlap=True) == []
-    assert len(_warnings(overlap=True, returns=2)) == 1
+    assert _cautions(overlap=True) == []
+    assert len(_cautions(overlap=True, returns=2)) == 1
 
 
 def test_context_switches_are_summed_by_role_without_the_sleep_at_the_gate() -> None:
@@ -243,3 +243,47 @@ def test_a_thread_that_never_came_to_its_end_switched_no_negative_times() -> Non
 
 def test_switches_of_readers_are_absent_without_readers() -> None:
     assert not [key for key in tally.counts([make_vcpu(0, 1)], []) if key.endswith("_readers")]
+
+
+def line(*points: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Make a timeline of (ns, touches)."""
+    return {"ns": tuple(p[0] for p in points), "touches": tuple(p[1] for p in points)}
+
+
+def test_a_guest_that_is_slow_to_its_last_page_is_fast_only_then() -> None:
+    slow = line((100, 1), (200, 2), (300, 3), (400, 4))
+    assert tally.time_to_speed_ns(slow, [400, 400], 1e9, 0.5) == 400
+
+
+def test_a_vcpu_that_has_its_pages_counts_as_running_at_full_speed() -> None:
+    slow = line((100, 1), (200, 2), (300, 3), (400, 4))
+    assert tally.time_to_speed_ns(slow, [200, 400], 1e9, 0.5) == 200
+    assert tally.time_to_speed_ns(slow, [200, 400], 1e9, 0.95) == 400
+
+
+def test_a_guest_that_comes_to_speed_while_it_touches_is_seen_to() -> None:
+    found = line((100, 10), (200, 90), (300, 170), (400, 250))
+    assert tally.time_to_speed_ns(found, [400, 400], 1e9, 0.5) == 100
+    assert tally.time_to_speed_ns(found, [400, 400], 1e9, 0.95) == 400
+
+
+def test_a_speed_that_was_lost_again_was_not_reached() -> None:
+    found = line((100, 90), (200, 91), (300, 180), (400, 270))
+    assert tally.time_to_speed_ns(found, [400, 400], 1e9, 0.5) == 200
+
+
+@pytest.mark.parametrize("points", [(), ((100, 5),), ((500, 46), (600, 92))])
+def test_without_two_samples_in_the_first_pass_there_is_no_time(
+    points: tuple[tuple[int, int], ...],
+) -> None:
+    assert tally.time_to_speed_ns(line(*points), [400, 400], 1e9, 0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("end_ns", "expected"),
+    [([100], 1.0), ([100] * 160, 1.0), ([1, 10**9, 10**9, 10**9], 0.25), ([100, 200], 0.9)],
+)
+def test_fairness_is_one_where_all_fare_alike_and_one_nth_where_one_has_it_all(
+    end_ns: list[int], expected: float
+) -> None:
+    assert tally.fairness(end_ns) == pytest.approx(expected, rel=1e-3)

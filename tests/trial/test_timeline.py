@@ -1,4 +1,4 @@
-"""The timeline: when samples are taken, how they are thinned out, and what follows of them."""
+"""The timeline: when samples are taken, and how they are thinned out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from kvmpc.loops.records import ResolverRecord
 from kvmpc.trial import timeline
-from kvmpc.trial.timeline import MAX_SAMPLES, Timeline, fairness, time_to_speed_ns
+from kvmpc.trial.timeline import MAX_SAMPLES, Timeline
 from kvmpc.units import PAGE_BYTES
 from kvmpc.vm.record import GuestRecord
 from kvmpc.work.work import Work
@@ -87,47 +87,3 @@ def test_a_closed_timeline_holds_no_memory_of_the_guest() -> None:
     found.close()
     assert found.columns(0)["touches"] == (0,)
     del guest
-
-
-def line(*points: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """Make a timeline of (ns, touches)."""
-    return {"ns": tuple(p[0] for p in points), "touches": tuple(p[1] for p in points)}
-
-
-def test_a_guest_that_is_slow_to_its_last_page_is_fast_only_then() -> None:
-    slow = line((100, 1), (200, 2), (300, 3), (400, 4))
-    assert time_to_speed_ns(slow, [400, 400], 1e9, 0.5) == 400
-
-
-def test_a_vcpu_that_has_its_pages_counts_as_running_at_full_speed() -> None:
-    slow = line((100, 1), (200, 2), (300, 3), (400, 4))
-    assert time_to_speed_ns(slow, [200, 400], 1e9, 0.5) == 200
-    assert time_to_speed_ns(slow, [200, 400], 1e9, 0.95) == 400
-
-
-def test_a_guest_that_comes_to_speed_while_it_touches_is_seen_to() -> None:
-    found = line((100, 10), (200, 90), (300, 170), (400, 250))
-    assert time_to_speed_ns(found, [400, 400], 1e9, 0.5) == 100
-    assert time_to_speed_ns(found, [400, 400], 1e9, 0.95) == 400
-
-
-def test_a_speed_that_was_lost_again_was_not_reached() -> None:
-    found = line((100, 90), (200, 91), (300, 180), (400, 270))
-    assert time_to_speed_ns(found, [400, 400], 1e9, 0.5) == 200
-
-
-@pytest.mark.parametrize("points", [(), ((100, 5),), ((500, 46), (600, 92))])
-def test_without_two_samples_in_the_first_pass_there_is_no_time(
-    points: tuple[tuple[int, int], ...],
-) -> None:
-    assert time_to_speed_ns(line(*points), [400, 400], 1e9, 0.5) is None
-
-
-@pytest.mark.parametrize(
-    ("end_ns", "expected"),
-    [([100], 1.0), ([100] * 160, 1.0), ([1, 10**9, 10**9, 10**9], 0.25), ([100, 200], 0.9)],
-)
-def test_fairness_is_one_where_all_fare_alike_and_one_nth_where_one_has_it_all(
-    end_ns: list[int], expected: float
-) -> None:
-    assert fairness(end_ns) == pytest.approx(expected, rel=1e-3)

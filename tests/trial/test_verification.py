@@ -12,16 +12,14 @@ import pytest
 from kvmpc.abi import userfaultfd as uffd_abi
 from kvmpc.kernel import syscalls
 from kvmpc.loops.records import VcpuRecord
-from kvmpc.pagers import Pager
 from kvmpc.pagers.pager import Scene, Supply
 from kvmpc.result.records import TrialResult
-from kvmpc.trial import verify
+from kvmpc.trial.rig import Rig
 from kvmpc.units import PAGE_BYTES
 
 pytestmark = pytest.mark.kvm
 
 Run = Callable[..., TrialResult]
-Hooked = Callable[..., Pager]
 
 
 def _failed(result: TrialResult) -> str:
@@ -59,60 +57,38 @@ def _install_early(supply: Supply, page: int) -> None:
 @pytest.mark.parametrize("spec", ["none", "uffd", "exit", "exit,uffds=per-vcpu"])
 @pytest.mark.parametrize("pages", [(0,), (68,), (30, 45, 46)])
 def test_a_page_that_is_there_before_the_gate_is_noticed(
-    run: Run, hooked: Hooked, spec: str, pages: tuple[int, ...]
+    run: Run, spec: str, pages: tuple[int, ...]
 ) -> None:
     def install(supply: Supply, vcpu: int) -> None:
         if vcpu == 1:
             for page in pages:
                 _install_early(supply, page)
 
-    error = _failed(run(hooked(spec, before_ready=install)))
+    error = _failed(run(spec, before_ready=install))
     found = f"pages were there before the gate that nobody had touched: {len(pages)} of 69; "
     assert error.startswith(f"{found}page {pages[0]} is present; its mapping: ")
     assert "Rss: " in error
     assert "VmFlags: " in error
 
 
-def test_the_shared_zero_page_is_there_too(run: Run, hooked: Hooked) -> None:
+def test_the_shared_zero_page_is_there_too(run: Run) -> None:
     def read(supply: Supply, vcpu: int) -> None:
         if vcpu == 2:
             syscalls.read_own_memory(supply.scene.memory.hva_of_page(46), 1)
 
-    error = _failed(run(hooked("none", before_ready=read)))
+    error = _failed(run("none", before_ready=read))
     assert "nobody had touched: 1 of 69; page 46 is present; " in error
 
 
-@pytest.fixture
-def at_the_gate(
-    hooked: Hooked, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str, Callable[[Supply], None]], Pager]:
-    """Do something once it is verified that no page is there, before the gate opens."""
-
-    def at_the_gate(spec: str, change: Callable[[Supply], None]) -> Pager:
-        supplies: list[Supply] = []
-        check = verify.verify_absent
-
-        def check_then_change(*arguments: Any) -> None:
-            check(*arguments)
-            change(supplies[-1])
-
-        monkeypatch.setattr(verify, "verify_absent", check_then_change)
-        return hooked(spec, on_supply=supplies.append)
-
-    return at_the_gate
-
-
 @pytest.mark.parametrize("byte", [0, PAGE_BYTES - 1])
-def test_one_wrong_bit_in_either_tag_names_the_vcpu_and_the_page(
-    run: Run, hooked: Hooked, byte: int
-) -> None:
+def test_one_wrong_bit_in_either_tag_names_the_vcpu_and_the_page(run: Run, byte: int) -> None:
     def damage(supply: Supply, vcpu: int) -> None:
         if vcpu == 1:
             hva = supply.scene.memory.hva_of_page(23 + 7) + byte
             (old,) = syscalls.read_own_memory(hva, 1)
             syscalls.write_own_memory(hva, bytes([old ^ 0x10]))
 
-    error = _failed(run(hooked("none,host=populated", before_ready=damage)))
+    error = _failed(run("none,host=populated", before_ready=damage))
     named = "vcpu1 found a wrong tag in 1 of its pages, first in page 30 (gpa 0x10001e000)"
     assert error.startswith(named)
     assert "in its first and last word" in error
@@ -121,9 +97,7 @@ def test_one_wrong_bit_in_either_tag_names_the_vcpu_and_the_page(
 
 
 @pytest.mark.parametrize("spec", ["uffd", "exit", "exit,uffds=per-vcpu"])
-def test_a_resolver_that_brings_wrong_pages_is_found_out(
-    run: Run, hooked: Hooked, spec: str
-) -> None:
+def test_a_resolver_that_brings_wrong_pages_is_found_out(run: Run, spec: str) -> None:
     def damage(supply: Supply) -> None:
         equip = supply.equip
 
@@ -135,33 +109,32 @@ def test_a_resolver_that_brings_wrong_pages_is_found_out(
         for reader in supply.readers:
             reader.record.tag_seed ^= 1 << 40
 
-    error = _failed(run(hooked(spec, on_supply=damage)))
+    error = _failed(run(spec, on_supply=damage))
     assert error.startswith("vcpu0 found a wrong tag in 23 of its pages, first in page 0 ")
 
 
 @pytest.mark.parametrize("spec", ["uffd", "exit"])
-def test_a_page_left_over_from_another_trial_does_not_pass(
-    run: Run, hooked: Hooked, at_the_gate: Callable[..., Pager], spec: str
-) -> None:
+def test_a_page_left_over_from_another_trial_does_not_pass(run: Run, spec: str) -> None:
     other: list[bytes] = []
-    run(hooked(spec, on_supply=lambda supply: other.append(_page_bytes(supply.scene, 5))))
-    pager = at_the_gate(spec, lambda supply: _install_by_hand(supply, 5, other[0]))
-    error = _failed(run(pager, round_number=2))
+    run(spec, on_supply=lambda supply: other.append(_page_bytes(supply.scene, 5)))
+
+    def install(rig: Rig) -> None:
+        _install_by_hand(rig.supply, 5, other[0])
+
+    error = _failed(run(spec, before_gate=install, round_number=2))
     assert error.startswith("vcpu0 found a wrong tag in 1 of its pages, first in page 5 ")
 
 
 @pytest.mark.parametrize("spec", ["uffd", "exit"])
-def test_a_right_page_that_no_loop_installed_is_noticed(
-    run: Run, at_the_gate: Callable[..., Pager], spec: str
-) -> None:
-    def install(supply: Supply) -> None:
-        _install_by_hand(supply, 11, _page_bytes(supply.scene, 11))
+def test_a_right_page_that_no_loop_installed_is_noticed(run: Run, spec: str) -> None:
+    def install(rig: Rig) -> None:
+        _install_by_hand(rig.supply, 11, _page_bytes(rig.supply.scene, 11))
 
-    error = _failed(run(at_the_gate(spec, install)))
+    error = _failed(run(spec, before_gate=install))
     assert error == "68 pages were installed and 0 found present already, 69 expected"
 
 
-def test_an_install_counted_twice_is_noticed(run: Run, hooked: Hooked) -> None:
+def test_an_install_counted_twice_is_noticed(run: Run) -> None:
     def count_again(supply: Supply) -> None:
         equip = supply.equip
 
@@ -172,90 +145,57 @@ def test_an_install_counted_twice_is_noticed(run: Run, hooked: Hooked) -> None:
 
         supply.equip = equip_and_count
 
-    error = _failed(run(hooked("exit", on_supply=count_again), vcpus=1))
+    error = _failed(run("exit", on_supply=count_again, vcpus=1))
     assert error == "24 pages were installed and 0 found present already, 23 expected"
 
 
 @pytest.mark.parametrize("touch_pages", [23, 512, 997])
-def test_an_extra_page_is_noticed(
-    run: Run, at_the_gate: Callable[..., Pager], touch_pages: int
-) -> None:
+def test_an_extra_page_is_noticed(run: Run, touch_pages: int) -> None:
     pages = 2048
 
-    def touch_more(supply: Supply) -> None:
-        page = 2 * pages + supply.scene.layout.expected_part.rindex(0)
-        syscalls.write_own_memory(supply.scene.memory.hva_of_page(page), b"x")
+    def touch_more(rig: Rig) -> None:
+        page = 2 * pages + rig.layout.expected_part.rindex(0)
+        syscalls.write_own_memory(rig.memory.hva_of_page(page), b"x")
 
-    pager = at_the_gate("none", touch_more)
-    error = _failed(run(pager, pages=pages, touch_pages=touch_pages))
+    error = _failed(run("none", before_gate=touch_more, pages=pages, touch_pages=touch_pages))
     assert "is present, though nobody touched it" in error
     assert error.endswith(
         f"; {touch_pages + 1} pages of part 2 are present, {touch_pages} expected"
     )
 
 
-@pytest.fixture
-def after_the_run(
-    hooked: Hooked, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str, Callable[[Scene], None]], Pager]:
-    """Do something to a trial's memory after its last touch, before it is verified."""
-
-    def after_the_run(spec: str, change: Callable[[Scene], None]) -> Pager:
-        scenes: list[Scene] = []
-        check = verify.verify_guest
-
-        def change_then_check(*arguments: Any) -> None:
-            change(scenes[-1])
-            check(*arguments)
-
-        monkeypatch.setattr(verify, "verify_guest", change_then_check)
-        return hooked(spec, on_open=scenes.append)
-
-    return after_the_run
-
-
 @pytest.mark.parametrize("spec", ["none", "none,host=populated", "uffd", "exit"])
-def test_a_page_that_vanished_is_noticed(
-    run: Run, after_the_run: Callable[..., Pager], spec: str
-) -> None:
-    def drop(scene: Scene) -> None:
-        hva = scene.memory.hva_of_page(23 + 22)
+def test_a_page_that_vanished_is_noticed(run: Run, spec: str) -> None:
+    def drop(rig: Rig) -> None:
+        hva = rig.memory.hva_of_page(23 + 22)
         syscalls.madvise(hva, PAGE_BYTES, mmap.MADV_DONTNEED, call="madvise")
 
-    error = _failed(run(after_the_run(spec, drop)))
+    error = _failed(run(spec, before_verify=drop))
     assert error == "page 45 is missing; 22 pages of part 1 are present, 23 expected"
 
 
-def _flip(scene: Scene, page: int) -> None:
-    byte = ctypes.c_uint8.from_address(scene.bitmap.missing_address + page // 8)
+def _flip(rig: Rig, page: int) -> None:
+    byte = ctypes.c_uint8.from_address(rig.bitmap.missing_address + page // 8)
     byte.value ^= 1 << page % 8
 
 
 @pytest.mark.parametrize("spec", ["uffd", "exit"])
 @pytest.mark.parametrize("page", [0, 22, 23, 45, 46, 68])
-def test_a_bit_set_after_the_page_came_is_noticed(
-    run: Run, after_the_run: Callable[..., Pager], spec: str, page: int
-) -> None:
-    error = _failed(run(after_the_run(spec, lambda scene: _flip(scene, page))))
+def test_a_bit_set_after_the_page_came_is_noticed(run: Run, spec: str, page: int) -> None:
+    error = _failed(run(spec, before_verify=lambda rig: _flip(rig, page)))
     assert error == f"page {page} is still marked missing in the bitmap"
 
 
-def test_a_bit_cleared_for_a_page_nobody_touched_is_noticed(
-    run: Run, after_the_run: Callable[..., Pager]
-) -> None:
-    def clear(scene: Scene) -> None:
-        _flip(scene, 997 + scene.layout.expected_part.rindex(0))
+def test_a_bit_cleared_for_a_page_nobody_touched_is_noticed(run: Run) -> None:
+    def clear(rig: Rig) -> None:
+        _flip(rig, 997 + rig.layout.expected_part.rindex(0))
 
-    error = _failed(run(after_the_run("exit", clear), pages=997, touch_pages=23))
+    error = _failed(run("exit", before_verify=clear, pages=997, touch_pages=23))
     assert error.endswith("is not marked missing in the bitmap")
 
 
-def test_a_vcpu_that_stopped_early_is_noticed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    check = verify.verify_guest
+def test_a_vcpu_that_stopped_early_is_noticed(run: Run) -> None:
+    def touch_less(rig: Rig) -> None:
+        rig.guest.record(2).touched -= 1
 
-    def check_with_less(guest: Any, *arguments: Any) -> None:
-        guest.record(2).touched -= 1
-        check(guest, *arguments)
-
-    monkeypatch.setattr(verify, "verify_guest", check_with_less)
-    assert _failed(run("exit")) == "vcpu2 touched 22 of 23 pages"
+    assert _failed(run("exit", before_verify=touch_less)) == "vcpu2 touched 22 of 23 pages"

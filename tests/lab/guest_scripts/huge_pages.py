@@ -80,10 +80,10 @@ def main() -> int:
         syscalls.madvise = late
         for _ in range(TRIES):
             with memory.GuestMemory(LOW_BYTES, PAGES * PAGE_BYTES) as guest_memory:
-                present = guest_memory.present(0, PAGES)
+                present = guest_memory.presence.present(0, PAGES)
                 found.append(sum(present))
                 if 1 in present:
-                    print(guest_memory.describe_page(present.index(1)), file=sys.stderr)
+                    print(guest_memory.presence.describe(present.index(1)), file=sys.stderr)
     print(json.dumps({"collapse_s": round(collapse_s, 2), "pages_found": found}))
     return 0
 
