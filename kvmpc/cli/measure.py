@@ -183,10 +183,10 @@ def _measure(
 
     from kvmpc.host.during import HostWatch
     from kvmpc.run.campaign import measure
-    from kvmpc.run.estimate import Clock
+    from kvmpc.run.estimate import Estimate
 
     watch = HostWatch()
-    clock, left, stopped = Clock(), list(schedule.steps()), None
+    clock, left, stopped = Estimate(), list(schedule.trials()), None
     first_point = len(list(itertools.takewhile(lambda step: step.point == left[0].point, left)))
     if writer:
         writer.begin(result)

@@ -10,9 +10,9 @@ from typing import Any
 from kvmpc.judge.host_cautions import tilts
 from kvmpc.kernel.kvm import Kvm
 from kvmpc.result.records import PROFILED, Point, Result, Skip, TrialResult
-from kvmpc.run.estimate import Clock
+from kvmpc.run.estimate import Estimate
 from kvmpc.run.plan import Plan
-from kvmpc.run.schedule import Schedule, Step
+from kvmpc.run.schedule import PlannedTrial, Schedule
 from kvmpc.trial.profiled import run_profiled
 from kvmpc.trial.signals import Interrupt
 from kvmpc.trial.trial import run_trial
@@ -70,13 +70,13 @@ def planned_result(plan: Plan, skipped: tuple[Skip, ...], **facts: Any) -> Resul
 
 
 def measure(
-    kvm: Kvm, schedule: Schedule, *, interrupt: Interrupt, clock: Clock | None = None
-) -> Iterator[tuple[Step, TrialResult]]:
+    kvm: Kvm, schedule: Schedule, *, interrupt: Interrupt, clock: Estimate | None = None
+) -> Iterator[tuple[PlannedTrial, TrialResult]]:
     """Run every trial and yield its result, failed or not.
 
     Raises: Interrupted, StuckError; results that were yielded stay good.
     """
-    for step in schedule.steps():
+    for step in schedule.trials():
         begin = time.monotonic()
         limits: Any = {"interrupt": interrupt, "watchdog_s": schedule.plan.watchdog_s}
         if step.round == PROFILED:

@@ -14,7 +14,7 @@ from kvmpc.result.points import points_of
 from kvmpc.result.records import PROFILED, Skip
 from kvmpc.run import campaign as module
 from kvmpc.run.campaign import measure, planned_result
-from kvmpc.run.estimate import Clock
+from kvmpc.run.estimate import Estimate
 from kvmpc.run.plan import make_plan
 from kvmpc.run.schedule import Schedule
 from kvmpc.trial.signals import Interrupt
@@ -41,7 +41,7 @@ def make_schedule(
 @pytest.mark.parametrize("rounds", [1, 2, 3, 7])
 def test_every_round_has_one_trial_of_each_pager(rounds: int, warmup: int) -> None:
     schedule = make_schedule(rounds=rounds, warmup=warmup)
-    steps = list(schedule.steps())
+    steps = list(schedule.trials())
     assert len(steps) == len(schedule) == (rounds + warmup) * 3
     for begin in range(0, len(steps), 3):
         of_round = steps[begin : begin + 3]
@@ -55,14 +55,14 @@ def test_every_round_has_one_trial_of_each_pager(rounds: int, warmup: int) -> No
 @pytest.mark.parametrize("warmup", [0, 1])
 def test_each_pager_is_equally_often_at_each_place_of_a_round(count: int, warmup: int) -> None:
     specs = ("none", "uffd", "exit", "uffd,readers=3", "exit,uffds=3")[:count]
-    steps = list(make_schedule(specs, rounds=2 * count, warmup=warmup).steps())
+    steps = list(make_schedule(specs, rounds=2 * count, warmup=warmup).trials())
     measured = [step.pager.spec for step in steps if step.round]
     for place in range(count):
         assert Counter(measured[place::count]) == dict.fromkeys(specs, 2)
 
 
 def test_every_other_round_goes_backwards_so_that_nobody_always_follows_the_same() -> None:
-    steps = list(make_schedule(rounds=4, warmup=0).steps())
+    steps = list(make_schedule(rounds=4, warmup=0).trials())
     assert [step.pager.spec for step in steps] == [
         "none", "uffd", "exit",
         "exit", "uffd", "none",
@@ -72,7 +72,7 @@ def test_every_other_round_goes_backwards_so_that_nobody_always_follows_the_same
 
 
 def test_a_warm_up_touches_an_eighth_of_the_pages_and_is_round_0() -> None:
-    steps = list(make_schedule(warmup=2).steps())
+    steps = list(make_schedule(warmup=2).trials())
     for step in steps[:6]:
         assert step.round == 0
         assert step.work.touched_per_part == 997 // 8
@@ -107,7 +107,7 @@ def test_a_pager_that_cannot_be_measured_on_the_work_is_refused_before_any_trial
 
 
 def test_every_round_goes_through_all_points_and_every_other_one_backwards() -> None:
-    steps = list(make_schedule(("none", "uffd"), rounds=2, warmup=0, vcpus="1,2,5").steps())
+    steps = list(make_schedule(("none", "uffd"), rounds=2, warmup=0, vcpus="1,2,5").trials())
     assert [(step.round, step.point) for step in steps] == [
         (1, 0), (1, 0), (1, 1), (1, 1), (1, 2), (1, 2),
         (2, 2), (2, 2), (2, 1), (2, 1), (2, 0), (2, 0),
@@ -116,7 +116,7 @@ def test_every_round_goes_through_all_points_and_every_other_one_backwards() -> 
 
 
 def test_profiled_trials_come_last_one_of_each_pager_at_each_point() -> None:
-    steps = list(make_schedule(("none", "uffd"), rounds=1, vcpus="1,2", profile=True).steps())
+    steps = list(make_schedule(("none", "uffd"), rounds=1, vcpus="1,2", profile=True).trials())
     assert [(step.round, step.point, step.pager.spec) for step in steps[-5:]] == [
         (1, 0, "none"),
         (PROFILED, 0, "none"), (PROFILED, 0, "uffd"), (PROFILED, 1, "none"), (PROFILED, 1, "uffd"),
@@ -126,22 +126,25 @@ def test_profiled_trials_come_last_one_of_each_pager_at_each_point() -> None:
 
 def test_what_was_measured_before_is_not_measured_again(make_trial: Make) -> None:
     whole = make_schedule(warmup=2, vcpus="1,2")
-    steps = list(whole.steps())
+    steps = list(whole.trials())
     for cut in (1, 5, 17, len(steps)):
         done = tuple(make_trial(s.pager.spec, s.round, point=s.point) for s in steps[:cut])
-        assert list(replace(whole, done=done).steps()) == steps[cut:]
+        assert list(replace(whole, done=done).trials()) == steps[cut:]
 
 
 def test_what_cannot_run_is_skipped_and_the_rest_keeps_its_order() -> None:
     whole = make_schedule(vcpus="1,2")
     skip = Skip(point=1, pager="uffd", reason="no")
-    left = list(replace(whole, skipped=(skip,)).steps())
-    assert left == [s for s in whole.steps() if (s.point, s.pager.spec) != (1, "uffd")]
+    left = list(replace(whole, skipped=(skip,)).trials())
+    assert left == [s for s in whole.trials() if (s.point, s.pager.spec) != (1, "uffd")]
     assert len(left) == len(replace(whole, skipped=(skip,)))
 
 
 def test_time_left_is_that_of_the_nearest_size_of_the_same_pager() -> None:
-    clock, steps = Clock(), list(make_schedule(("uffd", "exit"), rounds=1, vcpus="1,2,16").steps())
+    clock, steps = (
+        Estimate(),
+        list(make_schedule(("uffd", "exit"), rounds=1, vcpus="1,2,16").trials()),
+    )
     assert clock.left_s(steps) is None
     by_key = {(s.point, s.round, s.pager.spec): s for s in steps}
     clock.add(by_key[0, 1, "uffd"], 2.5, 2.0)
@@ -193,10 +196,10 @@ def test_measuring_runs_the_steps_in_order_and_yields_each_result(
     monkeypatch.setattr(module, "run_trial", trials)
     results = list(measure(None, schedule, interrupt=Interrupt()))  # type: ignore[arg-type]
     assert [(trial.point, trial.round, trial.pager) for _, trial in results] == [
-        (step.point, step.round, step.pager.spec) for step in schedule.steps()
+        (step.point, step.round, step.pager.spec) for step in schedule.trials()
     ]
     assert trials.asked == [
-        (step.round, step.pager.spec, step.work.touched_per_part) for step in schedule.steps()
+        (step.round, step.pager.spec, step.work.touched_per_part) for step in schedule.trials()
     ]
 
 
