@@ -139,7 +139,7 @@ def main(
                     path = folder / f"{side}{time}.json"
                     slow = delay_ns if side == "slow" else 0
                     result = _compare(path, size_bytes, rounds, slow)
-                    # The delay is what the gate is to find: for it, the same work was slower.
+                    # The delay is what the check is to find: for it, the same work was slower.
                     options = runs["base"][0].options if runs["base"] else result.options
                     runs[side].append(replace(result, options=options))
     plain, normalised = Criteria(alpha=alpha), Criteria(alpha=alpha, normalise=True)
