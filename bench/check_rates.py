@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from common import Case, paired, print_host, print_table, session
+from common import Case, interleaved, open_session, paired, print_host, print_table
 
 from kvmpc.errors import MismatchError
 from kvmpc.judge.criteria import DEFAULT_ALPHA, Criteria
@@ -51,8 +51,8 @@ def _find_delay_ns(vcpus: int, size: int, rounds: int) -> int:
         for delay in CANDIDATES_NS
         for spec in PAGERS[1:]
     }
-    with session() as running:
-        found = running.interleaved(cases, rounds)
+    with open_session() as session:
+        found = interleaved(session, cases, rounds)
     losses: dict[int, list[float]] = {}
     for delay in CANDIDATES_NS[1:]:
         for spec in PAGERS[1:]:

@@ -8,8 +8,9 @@ pager, and every other one goes backwards, so that no pager always follows the s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from kvmpc.pagers import Pager
 from kvmpc.result.records import PROFILED, Skip, TrialResult
@@ -20,7 +21,10 @@ __all__ = [
     "WARMUP_DIVISOR",
     "PlannedTrial",
     "Schedule",
+    "in_turn",
 ]
+
+_T = TypeVar("_T")
 
 WARMUP_DIVISOR = 8
 """A warm-up touches this part of the pages."""
@@ -69,11 +73,20 @@ class Schedule:
             points = list(enumerate(plan.points))
             for index, point in reversed(points) if turn % 2 else points:
                 work = point.work if number else point.work.scaled_down(WARMUP_DIVISOR)
-                first = turn // 2 % len(point.pagers)
-                order = [*point.pagers[first:], *point.pagers[:first]]
-                for pager in reversed(order) if turn % 2 else order:
+                for pager in in_turn(point.pagers, turn):
                     yield PlannedTrial(number, index, pager, work)
         # Last: what profiling leaves behind (other frequencies, fuller caches) meets no rate.
         for index, point in enumerate(plan.points) if plan.profile else ():
             for pager in point.pagers:
                 yield PlannedTrial(PROFILED, index, pager, point.work)
+
+
+def in_turn(items: Sequence[_T], turn: int) -> list[_T]:
+    """Return `items` in the order of round `turn`, from 0 on.
+
+    Each begins with the next one and every other goes backwards: in twice as many rounds as there
+    are items, each is twice at every place.
+    """
+    first = turn // 2 % len(items)
+    order = [*items[first:], *items[:first]]
+    return order[::-1] if turn % 2 else order

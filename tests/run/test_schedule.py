@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kvmpc.result.records import PROFILED, Skip
+from kvmpc.run.schedule import in_turn
 from tests.fakes.schedules import SPECS, make_schedule
 
 Make = Callable[..., Any]
@@ -37,6 +38,13 @@ def test_each_pager_is_equally_often_at_each_place_of_a_round(count: int, warmup
     measured = [step.pager.spec for step in steps if step.round]
     for place in range(count):
         assert Counter(measured[place::count]) == dict.fromkeys(specs, 2)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 23])
+def test_things_in_turn_are_twice_at_every_place_in_twice_as_many_rounds(count: int) -> None:
+    turns = [in_turn(range(count), turn) for turn in range(2 * count)]
+    for place in zip(*turns, strict=True):
+        assert Counter(place) == dict.fromkeys(range(count), 2)
 
 
 def test_every_other_round_goes_backwards_so_that_nobody_always_follows_the_same() -> None:
