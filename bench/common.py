@@ -1,4 +1,4 @@
-"""What the scripts in this folder share: a KVM session, interleaved trials, paired ratios, tables.
+"""What the scripts in this folder share: a session, interleaved trials, paired ratios, tables.
 
 Nothing here measures. A trial that fails ends the script: a median over what is left of a pager
 that does not verify would say nothing.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,32 +19,32 @@ from tabulate import tabulate
 
 from kvmpc.errors import KvmpcError
 from kvmpc.judge.summary import median, summarise
-from kvmpc.kernel.kvm import Kvm
 from kvmpc.pagers import Pager
 from kvmpc.result.records import TrialResult
+from kvmpc.run.campaign import measure
 from kvmpc.run.needs import check_run
-from kvmpc.trial.signals import Interrupt, interruptible
-from kvmpc.trial.trial import run_trial
+from kvmpc.run.schedule import WARMUP_DIVISOR, PlannedTrial, in_turn
+from kvmpc.run.session import Session
 from kvmpc.work.work import Work
 
 __all__ = [
     "Case",
-    "Session",
+    "interleaved",
     "median_interval",
     "median_of",
     "numbers",
     "on_and_off",
+    "open_session",
     "paired",
     "print_host",
     "print_table",
     "rate_to_off",
     "rotated",
     "rounds_option",
-    "session",
+    "run",
     "spread",
+    "warm_up",
 ]
-
-WARMUP_DIVISOR = 8
 
 
 @dataclass(frozen=True)
@@ -54,54 +55,51 @@ class Case:
     work: Work
 
 
-class Session:
-    """An open /dev/kvm with the signal handlers that a trial needs."""
+@contextmanager
+def open_session() -> Iterator[Session]:
+    """Open KVM for the block; an error of kvmpc becomes one line and exit code 1."""
+    try:
+        with Session.open(sys.argv) as session:
+            yield session
+    except KvmpcError as error:
+        raise click.ClickException(str(error)) from error
 
-    def __init__(self, kvm: Kvm, interrupt: Interrupt) -> None:
-        self.kvm = kvm
-        self.interrupt = interrupt
 
-    def run(self, case: Case, round_number: int = 1) -> TrialResult:
-        """Run one trial. Raises: click.ClickException if it fails."""
-        result = run_trial(
-            self.kvm, case.work, case.pager, round_number=round_number, interrupt=self.interrupt
-        )
-        if result.status != "ok":
-            raise click.ClickException(f"{result.label}: {result.error}")
-        return result
+def run(session: Session, case: Case, round_number: int = 1) -> TrialResult:
+    """Run one trial. Raises: click.ClickException if it fails."""
+    result = measure(session, PlannedTrial(round_number, 0, case.pager, case.work))
+    if result.status != "ok":
+        raise click.ClickException(f"{result.label}: {result.error}")
+    return result
 
-    def warm_up(self, cases: Mapping[str, Case]) -> None:
-        """Check that the host has room for all cases, and run each at an eighth of its work."""
-        for case in cases.values():
-            check_run(self.kvm, case.work, [case.pager])
-            self.run(Case(case.pager, case.work.scaled_down(WARMUP_DIVISOR)), 0)
 
-    def interleaved(self, cases: Mapping[str, Case], rounds: int) -> dict[str, list[TrialResult]]:
-        """Run every case once a round, after a warm-up, and return its trials, one per round."""
-        self.warm_up(cases)
-        found: dict[str, list[TrialResult]] = {name: [] for name in cases}
-        for number, name in rotated(cases, rounds):
-            found[name].append(self.run(cases[name], number))
-        return found
+def warm_up(session: Session, cases: Mapping[str, Case]) -> None:
+    """Check that the host has room for all cases, and run each at a part of its work."""
+    for case in cases.values():
+        check_run(session.kvm, case.work, [case.pager])
+        run(session, Case(case.pager, case.work.scaled_down(WARMUP_DIVISOR)), 0)
+
+
+def interleaved(
+    session: Session, cases: Mapping[str, Case], rounds: int
+) -> dict[str, list[TrialResult]]:
+    """Run every case once a round, after a warm-up, and return its trials, one per round.
+
+    Not a campaign: in a plan, pagers take turns at one work, and here works take turns as well.
+    """
+    warm_up(session, cases)
+    found: dict[str, list[TrialResult]] = {name: [] for name in cases}
+    for number, name in rotated(cases, rounds):
+        found[name].append(run(session, cases[name], number))
+    return found
 
 
 def rotated(names: Iterable[str], rounds: int) -> Iterator[tuple[int, str]]:
-    """Yield (round, name) for every round, so that no name always comes after the same one."""
+    """Yield (round, name) for every round, in the order in which a plan has its pagers."""
     names = list(names)
-    for number in range(1, rounds + 1):
-        first = number % len(names)
-        for name in [*names[first:], *names[:first]]:
-            yield number, name
-
-
-@contextmanager
-def session() -> Iterator[Session]:
-    """Open KVM for the block; an error of kvmpc becomes one line and exit code 1."""
-    try:
-        with interruptible() as interrupt, Kvm() as kvm:
-            yield Session(kvm, interrupt)
-    except KvmpcError as error:
-        raise click.ClickException(str(error)) from error
+    for turn in range(rounds):
+        for name in in_turn(names, turn):
+            yield turn + 1, name
 
 
 def numbers(_: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
@@ -153,11 +151,11 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def on_and_off(
-    kvm: Session, pager: Pager, plain: Work, changed: Work, rounds: int
+    session: Session, pager: Pager, plain: Work, changed: Work, rounds: int
 ) -> dict[str, list[TrialResult]]:
     """Run `plain` as "off", `changed` as "on", and `plain` once more: what noise looks like."""
     cases = {"off": plain, "on": changed, "off again": plain}
-    return kvm.interleaved({name: Case(pager, work) for name, work in cases.items()}, rounds)
+    return interleaved(session, {name: Case(pager, work) for name, work in cases.items()}, rounds)
 
 
 def rate_to_off(found: Mapping[str, list[TrialResult]], name: str) -> tuple[str, str]:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import click
 from common import (
     Case,
+    interleaved,
     median_of,
     numbers,
+    open_session,
     paired,
     print_host,
     print_table,
     rounds_option,
-    session,
     spread,
 )
 
@@ -44,7 +45,7 @@ def main(rounds: int, vcpus: tuple[int, ...], delays: str, pages: int) -> None:
         raise click.UsageError(str(error)) from error
     print_host()
     rows = []
-    with session() as kvm:
+    with open_session() as session:
         for delay_ns in delays_ns:
             for count in vcpus:
                 work = Work(
@@ -53,7 +54,7 @@ def main(rounds: int, vcpus: tuple[int, ...], delays: str, pages: int) -> None:
                     fetch_delay_ns=delay_ns,
                 )
                 cases = {spec: Case(parse_pager(spec), work) for spec in STYLES}
-                found = kvm.interleaved(cases, rounds)
+                found = interleaved(session, cases, rounds)
                 for trials in found.values():
                     rows.append(
                         (

@@ -21,12 +21,13 @@ from dataclasses import replace
 import click
 from common import (
     Case,
+    interleaved,
     median_interval,
+    open_session,
     paired,
     print_host,
     print_table,
     rounds_option,
-    session,
 )
 
 from kvmpc.judge.summary import median
@@ -55,14 +56,14 @@ def main(rounds: int, vcpus: int, mib: int, pagers: tuple[str, ...]) -> None:
     rows = []
     cost_ns: dict[str, float] = {}
     page_ns: dict[str, float] = {}
-    with session() as kvm:
+    with open_session() as session:
         for spec in dict.fromkeys((SENSITIVE, *(pagers or ("uffd", "exit")))):
             pager, scale = parse_pager(spec), 4 if spec == SENSITIVE else 1
             size = Work(vcpus=vcpus, mem_per_vcpu_bytes=mib * MIB * scale)
             cases = {"on": Case(pager, size)}
             for name, (timed, checked) in WITHOUT.items():
                 cases[name] = Case(pager, replace(size, timed=timed, checked=checked))
-            found = kvm.interleaved(cases, rounds * min(scale, 2))
+            found = interleaved(session, cases, rounds * min(scale, 2))
             lowest = {name: lowest_cpu_ns(trials) for name, trials in found.items()}
             page_ns[pager.label] = lowest["on"]
             for name in WITHOUT:

@@ -17,12 +17,14 @@ import click
 from common import (
     Case,
     numbers,
+    open_session,
     print_host,
     print_table,
     rotated,
     rounds_option,
-    session,
+    run,
     spread,
+    warm_up,
 )
 
 from kvmpc.abi import userfaultfd as abi
@@ -122,21 +124,21 @@ def install_alone(threads: int, batch: int, pages: int) -> float:
 def main(rounds: int, vcpus: tuple[int, ...], mib: int) -> None:
     print_host()
     rows = []
-    with session() as kvm:
+    with open_session() as session:
         for count in vcpus:
             work = Work(vcpus=count, mem_per_vcpu_bytes=mib * MIB)
             # Of one vCPU, per-vcpu is the same as one.
             specs = [spec for spec in PAGERS if count > 1 or "per-vcpu" not in spec]
             cases = {spec: Case(parse_pager(spec), work) for spec in specs}
             floors = {f"UFFDIO_COPY, {batch} a call": batch for batch in BATCHES}
-            kvm.warm_up(cases)
+            warm_up(session, cases)
             rates: dict[str, list[float]] = {name: [] for name in [*floors, *cases]}
             install_ns: dict[str, list[float]] = {name: [] for name in cases}
             for number, name in rotated(rates, rounds):
                 if name in floors:
                     rates[name].append(install_alone(count, floors[name], work.total_pages))
                     continue
-                metrics = kvm.run(cases[name], number).metrics
+                metrics = run(session, cases[name], number).metrics
                 rates[name].append(metrics["pages_per_s"])
                 if "install_ns_per_page" in metrics:
                     install_ns[name].append(metrics["install_ns_per_page"])

@@ -32,13 +32,15 @@ from unittest import mock
 import click
 from common import (
     Case,
+    open_session,
     paired,
     print_host,
     print_table,
     rotated,
     rounds_option,
-    session,
+    run,
     spread,
+    warm_up,
 )
 
 from kvmpc.judge.summary import median
@@ -287,13 +289,13 @@ def main(rounds: int, vcpus: int, mib: int, gap_limit: int) -> None:
     floors: list[float] = []
     warm: dict[str, list[float]] = {spec: [] for spec in PAGERS}
     print_host()
-    with session() as kvm:
-        kvm.warm_up(cases)
+    with open_session() as session:
+        warm_up(session, cases)
         for number, spec in rotated(PAGERS, rounds):
             floors.append(probe_floor(gap_limit))
-            plain[spec].append(kvm.run(cases[spec], number))
+            plain[spec].append(run(session, cases[spec], number))
             with probed(gap_limit):
-                instrumented[spec].append(kvm.run(cases[spec], number))
+                instrumented[spec].append(run(session, cases[spec], number))
             warm[spec].append(warm_ns(spec))
     floor = min(floors)
     rows = []

@@ -14,12 +14,12 @@ import click
 from common import (
     numbers,
     on_and_off,
+    open_session,
     paired,
     print_host,
     print_table,
     rate_to_off,
     rounds_option,
-    session,
     spread,
 )
 
@@ -37,13 +37,13 @@ from kvmpc.work.work import Work
 def main(rounds: int, vcpus: tuple[int, ...], mib: int, pagers: tuple[str, ...]) -> None:
     print_host()
     rows = []
-    with session() as kvm:
+    with open_session() as session:
         for count in vcpus:
             pages = max(1, mib * MIB // count // PAGE_BYTES)
             for spec in pagers or ("uffd", "exit"):
                 plain = Work(vcpus=count, mem_per_vcpu_bytes=pages * PAGE_BYTES)
                 pager = parse_pager(spec)
-                found = on_and_off(kvm, pager, plain, replace(plain, split=True), rounds)
+                found = on_and_off(session, pager, plain, replace(plain, split=True), rounds)
                 for name in ("on", "off again"):
                     by_cpu = paired(found[name], found["off"], "cpu_s_per_gib")
                     rows.append(

@@ -15,7 +15,15 @@ from dataclasses import replace
 from unittest import mock
 
 import click
-from common import numbers, on_and_off, print_host, print_table, rate_to_off, rounds_option, session
+from common import (
+    numbers,
+    on_and_off,
+    open_session,
+    print_host,
+    print_table,
+    rate_to_off,
+    rounds_option,
+)
 
 from kvmpc.pagers import parse_pager
 from kvmpc.trial import rig
@@ -35,14 +43,14 @@ SAMPLES = 200
 def main(rounds: int, vcpus: tuple[int, ...], mib: int, pagers: tuple[str, ...]) -> None:
     print_host()
     rows = []
-    with session() as kvm, sample_times() as seconds:
+    with open_session() as session, sample_times() as seconds:
         for count in vcpus:
             pages = max(1, mib * MIB // count // 4096)
             for spec in pagers or ("none", "uffd", "exit"):
                 plain = Work(vcpus=count, mem_per_vcpu_bytes=pages * 4096)
                 pager = parse_pager(spec)
                 seconds.clear()
-                found = on_and_off(kvm, pager, plain, replace(plain, timeline=True), rounds)
+                found = on_and_off(session, pager, plain, replace(plain, timeline=True), rounds)
                 for name in ("on", "off again"):
                     alone = f"{min(seconds) * 1e6:.1f} us, {min(seconds) / FIRST_INTERVAL_S:.2%}"
                     rows.append(

@@ -37,7 +37,7 @@ from typing import Any
 from unittest import mock
 
 import click
-from common import Case, numbers, print_host, print_table, session
+from common import Case, numbers, open_session, print_host, print_table, run
 
 from kvmpc.host.files import read_meminfo_bytes
 from kvmpc.judge.summary import median
@@ -142,12 +142,12 @@ def measure(spec: str, vcpus: int, trials: int) -> dict[str, Any]:
     first = Case(case.pager, Work(vcpus=1, mem_per_vcpu_bytes=PAGES_PER_VCPU * PAGE_BYTES))
     samples: list[dict[str, int]] = []
     found: dict[str, Any] = {"times": [], "stages": []}
-    with session() as kvm:
-        needs.check_run(kvm.kvm, work, [case.pager])
-        kvm.run(first)
+    with open_session() as session:
+        needs.check_run(session.kvm, work, [case.pager])
+        run(session, first)
         before = memory_now()
         with at_gate(lambda: samples.append(grown_since(before))):
-            kvm.run(case)
+            run(session, case)
         left = memory_now()["anon"] - before["anon"]
         for number in range(1, trials + 1):
             before = memory_now()
@@ -164,7 +164,7 @@ def measure(spec: str, vcpus: int, trials: int) -> dict[str, Any]:
 
                 with at_gate(look):
                     cpu_begin, begin = time.process_time_ns(), time.monotonic_ns()
-                    result = kvm.run(case, number)
+                    result = run(session, case, number)
                     wall = time.monotonic_ns() - begin
             cpu_end, stages = looks[0]
             setup, teardown = result.metrics["setup_ns"], result.metrics["teardown_ns"]

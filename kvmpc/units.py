@@ -18,6 +18,7 @@ __all__ = [
     "PAGE_BYTES",
     "format_bytes",
     "format_ns",
+    "format_wait",
     "parse_counts",
     "parse_duration_ns",
     "parse_size_bytes",
@@ -102,6 +103,14 @@ def format_ns(value_ns: float) -> str:
         if value_ns >= factor:
             return f"{value_ns / factor:.3g} {unit}"
     return f"{value_ns:.3g} ns"
+
+
+def format_wait(seconds: float) -> str:
+    """Return a time to wait, as people say it."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {minutes} min" if minutes < 90 else f"about {minutes // 60} h {minutes % 60} min"
 
 
 def parse_cpu_list(text: str) -> list[int]:

@@ -11,6 +11,7 @@ from kvmpc.units import (
     MIB,
     format_bytes,
     format_ns,
+    format_wait,
     parse_counts,
     parse_duration_ns,
     parse_size_bytes,
@@ -139,3 +140,18 @@ def test_a_list_of_numbers_with_a_slip_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_counts(text, "--vcpus")
     assert (caught.value.option, caught.value.given) == ("--vcpus", text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.1, "about 1 s"),
+        (89.4, "about 89 s"),
+        (90, "about 2 min"),
+        (5369, "about 89 min"),
+        (5400, "about 1 h 30 min"),
+        (90_000, "about 25 h 0 min"),
+    ],
+)
+def test_a_wait_is_told_as_people_say_it(seconds: float, text: str) -> None:
+    assert format_wait(seconds) == text

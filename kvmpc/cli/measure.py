@@ -1,8 +1,7 @@
-"""``kvmpc compare``, ``run`` and ``sweep``: validate, check the host, measure, save, show."""
+"""``kvmpc compare``, ``run`` and ``sweep``: read a plan, run it, save, show."""
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 from contextlib import nullcontext
@@ -11,21 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvmpc.cli.options import PAGERS_HELP, format_option, work_options
-from kvmpc.cli.output import EXIT_FAILED, format_time, print_result, progress, say_stopping
+from kvmpc.cli.output import EXIT_FAILED, print_result, progress, say_stopping
 from kvmpc.errors import KernelError, KvmpcError, UsageError
 
 if TYPE_CHECKING:
-    from kvmpc.kernel.kvm import Kvm
     from kvmpc.result.records import Result
     from kvmpc.result.writer import ResultWriter
+    from kvmpc.run.campaign import Campaign
     from kvmpc.run.plan import Plan
-    from kvmpc.run.schedule import Schedule
-    from kvmpc.trial.signals import Interrupt
 
 __all__ = ["compare", "run", "sweep"]
-
-_LONG_S = 3600.0
-"""What takes longer than this has to be confirmed."""
 
 _SWEEP_EXAMPLES = """\b
 Examples:
@@ -92,7 +86,7 @@ def sweep(
     path = json_path or f"{os.path.splitext(os.path.basename(spec))[0]}.json"
     if not resumed and path != "-" and os.path.isfile(path) and os.path.getsize(path):
         raise UsageError("--json", path, "a new file, or --resume to go on with this one")
-    measure_plan(plan, json_path=path, resumed=resumed, confirmed=yes, kind=kind)
+    _measure(plan, json_path=path, resumed=resumed, confirmed=yes, kind=kind)
 
 
 def _measure_options(pagers: tuple[str, ...], options: dict[str, Any]) -> None:
@@ -108,12 +102,10 @@ def _measure_options(pagers: tuple[str, ...], options: dict[str, Any]) -> None:
         watchdog_s=options["watchdog"],
         profile=options["profile"],
     )
-    measure_plan(
-        plan, json_path=options["json_path"], confirmed=options["yes"], kind=options["kind"]
-    )
+    _measure(plan, json_path=options["json_path"], confirmed=options["yes"], kind=options["kind"])
 
 
-def measure_plan(
+def _measure(
     plan: Plan,
     *,
     json_path: str | None,
@@ -122,17 +114,16 @@ def measure_plan(
     kind: str = "table",
 ) -> None:
     """Check the host, measure, save after each trial, show."""
-    from kvmpc.kernel.kvm import Kvm
     from kvmpc.result.writer import ResultWriter
-    from kvmpc.trial.signals import interruptible
+    from kvmpc.run.campaign import Campaign
+    from kvmpc.run.session import Session
 
     with (
         ResultWriter(json_path) if json_path is not None else nullcontext() as writer,
-        interruptible(say_stopping) as interrupt,
-        Kvm() as kvm,
+        Session.open(("kvmpc", *sys.argv[1:]), say_stopping) as session,
     ):
-        schedule, result = _prepare(kvm, plan, json_path if resumed else None)
-        result, stopped = _measure(kvm, schedule, result, writer, interrupt, confirmed)
+        campaign = Campaign.prepare(session, plan, json_path if resumed else None)
+        result, stopped = _run(campaign, writer, confirmed)
     print_result(result, err=json_path == "-", kind=kind)
     if stopped is not None:
         raise stopped
@@ -140,74 +131,21 @@ def measure_plan(
         sys.exit(EXIT_FAILED)
 
 
-def _prepare(kvm: Kvm, plan: Plan, resume_path: str | None) -> tuple[Schedule, Result]:
-    """Return what is to be measured on this host, and the result as far as it is known."""
-    from datetime import UTC, datetime
-    from importlib.metadata import version
-
-    from kvmpc.host.facts import collect
-    from kvmpc.run.campaign import planned_result
-    from kvmpc.run.needs import what_cannot_run
-    from kvmpc.run.resume import resume
-    from kvmpc.run.schedule import Schedule
-
-    skipped, refusal = what_cannot_run(kvm, plan)
-    # One point is a question that has no answer then; a sweep has others to answer.
-    if refusal is not None and (
-        len(plan.points) == 1 or len(skipped) == sum(len(p.pagers) for p in plan.points)
-    ):
-        raise refusal
-    result = planned_result(
-        plan,
-        skipped,
-        tool_version=version("kvmpc"),
-        command=("kvmpc", *sys.argv[1:]),
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        host=collect(),
-    )
-    if resume_path is not None:
-        result = resume(resume_path, result)
-    return Schedule(plan, skipped, result.trials), result
-
-
-def _measure(
-    kvm: Kvm,
-    schedule: Schedule,
-    result: Result,
-    writer: ResultWriter | None,
-    interrupt: Interrupt,
-    confirmed: bool,
+def _run(
+    campaign: Campaign, writer: ResultWriter | None, confirmed: bool
 ) -> tuple[Result, KvmpcError | None]:
-    """Run the schedule; return what was measured, and what ended it early, if anything did."""
-    from dataclasses import replace
-
-    from kvmpc.host.during import HostWatch
-    from kvmpc.run.campaign import measure
-    from kvmpc.run.estimate import Clock
-
-    watch = HostWatch()
-    clock, left, stopped = Clock(), list(schedule.steps()), None
-    first_point = len(list(itertools.takewhile(lambda step: step.point == left[0].point, left)))
+    """Run the campaign, save and show progress; return what was measured, and what ended it."""
+    done = len(campaign.result.trials)
     if writer:
-        writer.begin(result)
-    with progress(len(left) + len(result.trials), len(result.trials)) as advance:
-        try:
-            for _, trial in measure(kvm, schedule, interrupt=interrupt, clock=clock):
-                del left[0]
-                result = replace(result, trials=(*result.trials, trial))
-                if writer:
-                    writer.append(result)
-                left_s = clock.left_s(left)
-                advance(trial, left_s)
-                first_point -= 1
-                if first_point == 0 and not confirmed and left_s is not None and left_s > _LONG_S:
-                    raise UsageError(
-                        "--yes", "not given", f"--yes: the rest takes {format_time(left_s)}"
-                    )
-            result = replace(result, finished=True)
-        except KvmpcError as error:
-            stopped = error  # what was measured is shown all the same
-    result = replace(result, during=watch.facts())
+        writer.begin(campaign.result)
+    with progress(done + len(campaign.schedule), done) as advance:
+
+        def on_trial(result: Result, left_s: float | None) -> None:
+            if writer:
+                writer.append(result)
+            advance(result.trials[-1], left_s)
+
+        result, stopped = campaign.run(on_trial, confirmed=confirmed)
     if writer:
         try:
             writer.finish(result)

@@ -1,4 +1,8 @@
-"""The options that say what every trial works on, for all commands that measure."""
+"""The options that say what every trial works on, for all commands that measure.
+
+What pagers and formats there are is said by heart: to ask those who know would take help half as
+long again. ``tests/cli/test_options.py`` says where it differs.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,6 @@ __all__ = [
     "EXIT_OK",
     "EXIT_REGRESSION",
     "EXIT_USAGE",
-    "format_time",
     "print_result",
     "progress",
     "say",
@@ -74,18 +73,13 @@ class _Lines:
 
 
 def _left(left_s: float | None) -> str:
-    return f", {format_time(left_s)} left" if left_s else ""
+    from kvmpc.units import format_wait
 
-
-def format_time(seconds: float) -> str:
-    """Return a time to wait, as people say it."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"about {max(1, round(seconds))} s"
-    return f"about {minutes} min" if minutes < 90 else f"about {minutes // 60} h {minutes % 60} min"
+    return f", {format_wait(left_s)} left" if left_s else ""
 
 
 def print_result(result: Result, *, err: bool, kind: str = "table") -> None:
+    """Print `result` as `kind`, to stderr with `err`; what is only for people always goes there."""
     from kvmpc.show.formats import format_result
     from kvmpc.show.profile_table import format_profiles
     from kvmpc.show.split_table import format_split

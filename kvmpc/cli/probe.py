@@ -20,19 +20,17 @@ def probe(as_json: bool) -> None:
 
     from tabulate import tabulate
 
-    from kvmpc.run import probe as probing
-    from kvmpc.trial.signals import interruptible
+    from kvmpc.run.probe import probe as look
 
-    with interruptible() as interrupt:
-        checks = list(probing.probe(interrupt))
+    found = look()
     if as_json:
-        say(json.dumps([asdict(check) for check in checks], indent=1))
+        say(json.dumps([asdict(probed) for probed in found], indent=1))
     else:
-        rows = [(check.name, check.status, check.detail) for check in checks]
+        rows = [(probed.name, probed.status, probed.detail) for probed in found]
         say(tabulate(rows, headers=("", "", "found"), maxcolwidths=[28, 4, 60]))
-    missing = [check for check in checks if check.status == "no"]
-    for check in missing:
-        say(f"{check.needed_for} cannot run here: {check.name}: {check.detail}", err=True)
-        say(f"  remedy: {check.remedy}", err=True)
+    missing = [probed for probed in found if probed.status == "no"]
+    for probed in missing:
+        say(f"{probed.needed_for} cannot run here: {probed.name}: {probed.detail}", err=True)
+        say(f"  remedy: {probed.remedy}", err=True)
     if missing:
         sys.exit(EXIT_HOST)

@@ -12,6 +12,7 @@ from kvmpc.errors import HostError, UsageError
 __all__ = ["report"]
 
 _SHAPES = ("talk-2018", "moorthy-v7", "moorthy-2023", "houghton-v1")
+"""By heart, as in ``options.py``."""
 
 
 @click.command(

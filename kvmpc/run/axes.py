@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from kvmpc.errors import UsageError
-from kvmpc.host.headroom import allowed_cpus
 from kvmpc.units import parse_counts, parse_duration_ns, parse_size_bytes
 from kvmpc.work.placement import Placement, parse_cpus
 from kvmpc.work.work import MAX_VCPUS_DEFAULT, Work, default_mem_per_vcpu_bytes
 
-__all__ = ["AXES", "SCALARS", "Axis", "choices_of", "option_of", "work_of"]
+__all__ = ["AXES", "SCALARS", "Option", "choices_of", "work_of"]
 
 
 def _count(value: object, option: str) -> int:
@@ -57,14 +56,14 @@ def _seconds(value: object, option: str) -> float:
 
 
 @dataclass(frozen=True)
-class Axis:
+class Option:
     """One option of `Work`: its field there, and how a value is read.
 
     What says where things are to be goes into `Placement.parse` together, as it is.
     """
 
     work_field: str
-    read: Callable[[object, str], object]
+    read: Callable[[object, str], Any]
 
     @property
     def counts(self) -> bool:
@@ -72,20 +71,20 @@ class Axis:
         return self.read is _count
 
 
-AXES: Final[Mapping[str, Axis]] = {
-    "vcpus": Axis("vcpus", _count),
-    "mem_per_vcpu": Axis("mem_per_vcpu_bytes", _size),
-    "touch_pages": Axis("touch_pages", _count),
-    "order": Axis("order", _text),
-    "access": Axis("access", _text),
-    "overlap": Axis("overlap", _flag),
-    "fetch_delay": Axis("fetch_delay_ns", _duration),
-    "passes": Axis("passes", _count),
-    "timeline": Axis("timeline", _flag),
-    "split": Axis("split", _flag),
-    "seed": Axis("seed", _count),
+AXES: Final[Mapping[str, Option]] = {
+    "vcpus": Option("vcpus", _count),
+    "mem_per_vcpu": Option("mem_per_vcpu_bytes", _size),
+    "touch_pages": Option("touch_pages", _count),
+    "order": Option("order", _text),
+    "access": Option("access", _text),
+    "overlap": Option("overlap", _flag),
+    "fetch_delay": Option("fetch_delay_ns", _duration),
+    "passes": Option("passes", _count),
+    "timeline": Option("timeline", _flag),
+    "split": Option("split", _flag),
+    "seed": Option("seed", _count),
     **{
-        name: Axis("placement", lambda value, _: value)
+        name: Option("placement", lambda value, _: value)
         for name in ("pin", "cpus", "reader_cpus", "numa", "cpu_latency")
     },
 }
@@ -99,41 +98,45 @@ SCALARS: Final[Mapping[str, Callable[[object, str], Any]]] = {
 }
 
 
-def option_of(name: str) -> str:
+def _option_of(name: str) -> str:
     """Return how an option is spelled on the command line."""
     return "--" + name.replace("_", "-")
 
 
-def work_of(values: Mapping[str, object]) -> Work:
+def work_of(values: Mapping[str, object], cpus: Sequence[int]) -> Work:
     """Return the work that `values` (options by name, None = not given) describe.
 
+    cpus: those that this process may use: as many vCPUs there are unless told.
     Raises: UsageError naming the option.
     """
-    read: dict[str, object] = {}
+    read: dict[str, Any] = {}
     placed: dict[str, object] = {}
     for name, axis in AXES.items():
         if values.get(name) is not None:
-            value = axis.read(values[name], option_of(name))
+            value = axis.read(values[name], _option_of(name))
             if axis.work_field == "placement":
                 placed[name] = value
             else:
                 read[axis.work_field] = value
     placement = Placement.parse(**placed)
-    cpus = parse_cpus(placement.cpus, "--cpus") if placement.cpus else allowed_cpus()
+    if placement.cpus:
+        cpus = parse_cpus(placement.cpus, "--cpus")
     vcpus = read.setdefault("vcpus", min(len(cpus), MAX_VCPUS_DEFAULT))
-    assert isinstance(vcpus, int)
     read.setdefault("mem_per_vcpu_bytes", default_mem_per_vcpu_bytes(max(1, vcpus)))
-    return Work(**read, placement=placement)  # type: ignore[arg-type]
+    return Work(**read, placement=placement)
 
 
 def choices_of(name: str, value: object) -> list[object]:
-    """Return the values that an axis takes: a list's, or the one."""
+    """Return the values that an axis takes: a list's, or the one.
+
+    Raises: UsageError naming the option.
+    """
     if isinstance(value, list):
         if not value:
             raise UsageError(
-                option_of(name), "[]", "at least one value; without the line, the default"
+                _option_of(name), "[]", "at least one value; without the line, the default"
             )
         return [choice for item in value for choice in choices_of(name, item)]
     if isinstance(value, str) and AXES[name].counts:
-        return list(parse_counts(value, option_of(name)))
+        return list(parse_counts(value, _option_of(name)))
     return [value]

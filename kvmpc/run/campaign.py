@@ -1,30 +1,130 @@
-"""Measure a plan on this host: its result before the first trial, and trial by trial."""
+"""All trials of a plan on this host: prepared, run one by one, and gathered in one result.
+
+Shows and writes nothing: whoever runs a campaign is told after each trial, and gets a result
+however it ends.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
+from typing import Self
 
+from kvmpc.errors import KvmpcError, UsageError
+from kvmpc.host.during import HostWatch
 from kvmpc.judge.host_cautions import tilts
-from kvmpc.kernel.kvm import Kvm
 from kvmpc.result.records import PROFILED, Point, Result, Skip, TrialResult
-from kvmpc.run.estimate import Clock
+from kvmpc.run.estimate import Estimate
+from kvmpc.run.needs import what_cannot_run
 from kvmpc.run.plan import Plan
-from kvmpc.run.schedule import Schedule, Step
+from kvmpc.run.resume import resume
+from kvmpc.run.schedule import PlannedTrial, Schedule
+from kvmpc.run.session import RunFacts, Session
 from kvmpc.trial.profiled import run_profiled
-from kvmpc.trial.signals import Interrupt
 from kvmpc.trial.trial import run_trial
+from kvmpc.trial.watchdog import WATCHDOG_S
+from kvmpc.units import format_wait
 
-__all__ = ["measure", "planned_result"]
+__all__ = ["Campaign", "Measure", "OnTrial", "measure", "planned_result"]
+
+_LONG_S = 3600.0
+"""What takes longer than this has to be confirmed."""
+
+OnTrial = Callable[[Result, float | None], None]
+"""Told after each trial: the result, which ends with that trial, and the seconds that are left."""
+
+Measure = Callable[[Session, PlannedTrial, float], TrialResult]
+"""What `measure` does: a test may put something else in its place."""
 
 
-def planned_result(plan: Plan, skipped: tuple[Skip, ...], **facts: Any) -> Result:
-    """Return the result of `plan` before its first trial.
+def measure(session: Session, planned: PlannedTrial, watchdog_s: float = WATCHDOG_S) -> TrialResult:
+    """Run one trial and return its result, failed or not. Raises: Interrupted, StuckError."""
+    kvm, work, pager, interrupt = session.kvm, planned.work, planned.pager, session.interrupt
+    if planned.round == PROFILED:
+        trial = run_profiled(kvm, work, pager, watchdog_s=watchdog_s, interrupt=interrupt)
+    else:
+        trial = run_trial(
+            kvm,
+            work,
+            pager,
+            round_number=planned.round,
+            watchdog_s=watchdog_s,
+            interrupt=interrupt,
+        )
+    return replace(trial, point=planned.point)
 
-    `facts`: tool_version, command, started and host of the result.
-    """
+
+@dataclass(frozen=True)
+class Campaign:
+    """The trials of a plan that are still to be run here, and its result as far as it is known."""
+
+    session: Session
+    schedule: Schedule
+    result: Result
+
+    @classmethod
+    def prepare(cls, session: Session, plan: Plan, resume_path: str | None = None) -> Self:
+        """Return the campaign of `plan` on this host, less what it cannot run.
+
+        resume_path: a file whose trials are not to be measured again.
+        Raises: HostError where nothing can run, or not all of a single point; UsageError for CPUs
+        and NUMA nodes that are not to be had, and for a file of another plan or host;
+        ResultFileError where it is no result.
+        """
+        skipped, refusal = what_cannot_run(session.kvm, plan)
+        # One point is a question that has no answer then; a sweep has others to answer.
+        if refusal is not None and (
+            len(plan.points) == 1 or len(skipped) == sum(len(p.pagers) for p in plan.points)
+        ):
+            raise refusal
+        result = planned_result(plan, skipped, session.facts)
+        if resume_path is not None:
+            result = resume(resume_path, result)
+        return cls(session, Schedule(plan, skipped, result.trials), result)
+
+    def run(
+        self, on_trial: OnTrial, *, confirmed: bool = False, measure: Measure = measure
+    ) -> tuple[Result, KvmpcError | None]:
+        """Run all trials; return what was measured, and what ended it early, if anything did.
+
+        on_trial: what it raises ends the campaign, if it is a `KvmpcError`.
+        confirmed: whether it may take as long as it takes. Otherwise, what takes more than an hour
+        ends with a `UsageError` once every pager of the first point was run and can tell.
+        """
+        watch, result, stopped = HostWatch(), self.result, None
+        trials = list(self.schedule.trials())
+        of_first_point = takewhile(lambda planned: planned.point == trials[0].point, trials)
+        ask_at = None if confirmed else len(result.trials) + len(list(of_first_point))
+        try:
+            for result, left_s in self._results(trials, measure):
+                on_trial(result, left_s)
+                if len(result.trials) == ask_at and left_s is not None and left_s > _LONG_S:
+                    raise UsageError(
+                        "--yes", "not given", f"--yes: the rest takes {format_wait(left_s)}"
+                    )
+            result = replace(result, finished=True)
+        except KvmpcError as error:
+            stopped = error  # what was measured is shown all the same
+        return replace(result, during=watch.facts()), stopped
+
+    def _results(
+        self, trials: Sequence[PlannedTrial], measure: Measure
+    ) -> Iterator[tuple[Result, float | None]]:
+        """Run `trials` and yield the result after each, with the seconds that the rest takes."""
+        estimate, result = Estimate(), self.result
+        for number, planned in enumerate(trials, start=1):
+            begin = time.monotonic()
+            trial = measure(self.session, planned, self.schedule.plan.watchdog_s)
+            seconds = time.monotonic() - begin
+            estimate.add(planned, seconds, (trial.elapsed_ns or seconds * 1e9) / 1e9)
+            result = replace(result, trials=(*result.trials, trial))
+            yield result, estimate.left_s(trials[number:])
+
+
+def planned_result(plan: Plan, skipped: tuple[Skip, ...], facts: RunFacts) -> Result:
+    """Return the result of `plan` before its first trial, with what is `skipped` on this host."""
     options = [asdict(point.work) for point in plan.points]
     common = {
         key: value
@@ -44,9 +144,9 @@ def planned_result(plan: Plan, skipped: tuple[Skip, ...], **facts: Any) -> Resul
         "watchdog_s": plan.watchdog_s,
         "profile": plan.profile,
     }
-    tilted = [
+    cautions = [
         tilts(
-            facts["host"],
+            facts.host,
             vcpu_threads=point.work.vcpus,
             reader_threads=max(pager.reader_count(point.work) for pager in point.pagers),
             placement=point.work.placement,
@@ -54,36 +154,19 @@ def planned_result(plan: Plan, skipped: tuple[Skip, ...], **facts: Any) -> Resul
         for point in plan.points
     ]
     return Result(
+        tool_version=facts.tool_version,
+        command=facts.command,
+        started=facts.started,
+        host=facts.host,
         finished=False,
         options={**common, **run},
         pagers=tuple(pager.spec for pager in plan.pagers),
         labels=tuple(pager.label for pager in plan.pagers),
         trials=(),
         # Said once, for the point that is hit hardest: the last of a kind has the most threads.
-        warnings=tuple({caution.code: caution for found in tilted for caution in found}.values()),
+        warnings=tuple({caution.code: caution for each in cautions for caution in each}.values()),
         points=points if len(points) > 1 else (),
         skipped=skipped,
         spec=plan.spec,
         question=plan.question,
-        **facts,
     )
-
-
-def measure(
-    kvm: Kvm, schedule: Schedule, *, interrupt: Interrupt, clock: Clock | None = None
-) -> Iterator[tuple[Step, TrialResult]]:
-    """Run every trial and yield its result, failed or not.
-
-    Raises: Interrupted, StuckError; results that were yielded stay good.
-    """
-    for step in schedule.steps():
-        begin = time.monotonic()
-        limits: Any = {"interrupt": interrupt, "watchdog_s": schedule.plan.watchdog_s}
-        if step.round == PROFILED:
-            trial = run_profiled(kvm, step.work, step.pager, **limits)
-        else:
-            trial = run_trial(kvm, step.work, step.pager, round_number=step.round, **limits)
-        if clock is not None:
-            seconds = time.monotonic() - begin
-            clock.add(step, seconds, (trial.elapsed_ns or seconds * 1e9) / 1e9)
-        yield step, replace(trial, point=step.point)

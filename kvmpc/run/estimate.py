@@ -6,9 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from kvmpc.run.schedule import Step
+from kvmpc.run.schedule import PlannedTrial
 
-__all__ = ["Clock"]
+__all__ = ["Estimate"]
 
 _VCPU_S = 0.001
 """What a vCPU adds to set-up and tear-down, about: bench/tool_cost.py."""
@@ -18,18 +18,18 @@ _Kind = tuple[str, int, int]
 """Trials of one kind take equally long: pager, vCPUs, pages that each touches."""
 
 
-class Clock:
+class Estimate:
     """How long trials take, learned from those that were run; of each kind, from the last one."""
 
     def __init__(self) -> None:
         self._seen: dict[_Kind, tuple[float, float]] = {}
 
-    def add(self, step: Step, seconds: float, running_s: float) -> None:
-        """Take note that `step` took so long, from set-up to tear-down and from the gate on."""
-        self._seen[_kind(step)] = seconds - running_s, running_s
+    def add(self, planned: PlannedTrial, seconds: float, running_s: float) -> None:
+        """Take note that `planned` took so long, from set-up to tear-down and from the gate on."""
+        self._seen[_kind(planned)] = seconds - running_s, running_s
 
-    def left_s(self, steps: Iterable[Step]) -> float | None:
-        """Return an estimate of what `steps` will take, None before the first trial.
+    def left_s(self, trials: Iterable[PlannedTrial]) -> float | None:
+        """Return the seconds that `trials` will take, about; None before the first trial.
 
         Each is taken to cost per touched page what the trial nearest in size did, of the same pager
         where there is one; set-up and tear-down do not grow with the pages, but with the vCPUs.
@@ -37,7 +37,7 @@ class Clock:
         if not self._seen:
             return None
         # By kind: asked after every trial, of all that are left.
-        kinds = Counter(map(_kind, steps))
+        kinds = Counter(map(_kind, trials))
         return sum(count * self._estimate_s(kind) for kind, count in kinds.items())
 
     def _estimate_s(self, kind: _Kind) -> float:
@@ -50,5 +50,5 @@ class Clock:
         return running_s * size / (nearest[1] * nearest[2]) + around_s + more_vcpus * _VCPU_S
 
 
-def _kind(step: Step) -> _Kind:
-    return step.pager.spec, step.work.vcpus, step.work.touched_per_part
+def _kind(planned: PlannedTrial) -> _Kind:
+    return planned.pager.spec, planned.work.vcpus, planned.work.touched_per_part

@@ -27,7 +27,7 @@ from kvmpc.work.layout import Layout
 from kvmpc.work.placement import Placement, parse_cpus
 from kvmpc.work.work import Work
 
-__all__ = ["check_run", "needed_bytes", "raise_file_limit"]
+__all__ = ["check_placement", "check_run", "needed_bytes", "raise_file_limit", "what_cannot_run"]
 
 _ROOT = Path("/")
 
@@ -51,9 +51,9 @@ def needed_bytes(work: Work, *, shadow: bool, readers: int = 0) -> int:
     # A page-table page maps 2 MiB; a run may begin in one and end in the next.
     tables = layout.runs + 1 if layout.run_pages > 1 else layout.runs
     tables = min(tables, work.pages_per_part // 512 + 2)
-    slot_bytes = work.total_pages * PAGE_BYTES
+    slot_bytes = work.total_pages * work.unit_bytes
     return (
-        work.expected_pages * PAGE_BYTES
+        work.expected_pages * work.unit_bytes
         + 2 * work.parts * tables * PAGE_BYTES
         + 2 * work.total_pages // 8
         + (work.vcpus + readers) * _OWN_BYTES_PER_THREAD
@@ -74,7 +74,7 @@ def check_run(kvm: Kvm, work: Work, pagers: Sequence[Pager]) -> None:
             f"use --vcpus {allowed} or fewer, or a kernel with a larger CONFIG_KVM_MAX_NR_VCPUS",
         )
     plan_guest(work, kvm.supported_cpuid())
-    check(work.placement, work.expected_pages)
+    check_placement(work.placement, work.expected_pages * work.unit_bytes)
     readers = max(pager.reader_count(work) for pager in pagers)
     _check_memory(work, readers)
     _check_address_space(work)
@@ -108,7 +108,7 @@ def _check_memory(work: Work, readers: int) -> None:
 
 def _check_address_space(work: Work) -> None:
     """Guest memory is mapped whole, touched or not: two limits count that."""
-    needed = work.total_pages * PAGE_BYTES
+    needed = work.total_pages * work.unit_bytes
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
         taken = read_fields(Path("/proc/self/status")).get("VmSize", "0 kB").split()
@@ -170,8 +170,8 @@ def _check_mappings(mappings: int, what: str) -> None:
         )
 
 
-def check(placement: Placement, pages: int, root: Path = _ROOT) -> None:
-    """Check that this host can place threads and `pages` of guest memory as asked.
+def check_placement(placement: Placement, guest_bytes: int, root: Path = _ROOT) -> None:
+    """Check that this host can place threads and `guest_bytes` of memory as asked.
 
     Raises: UsageError for CPUs and nodes that are not to be had, HostError for what the kernel
     lacks or does not permit.
@@ -179,7 +179,7 @@ def check(placement: Placement, pages: int, root: Path = _ROOT) -> None:
     _check_cpus("--cpus", placement.cpus, root)
     _check_cpus("--reader-cpus", placement.reader_cpus, root)
     if placement.numa is not None:
-        _check_numa(placement, pages, root)
+        _check_numa(placement, guest_bytes, root)
     if placement.cpu_latency_us is not None:
         cpu_latency.check(root)
 
@@ -208,7 +208,7 @@ def _check_cpus(option: str, text: str | None, root: Path) -> None:
     raise UsageError(option, text, f"CPUs out of {format_cpu_list(allowed)} ({'; '.join(reasons)})")
 
 
-def _check_numa(placement: Placement, pages: int, root: Path) -> None:
+def _check_numa(placement: Placement, guest_bytes: int, root: Path) -> None:
     nodes = usable_nodes(root)
     option = f"--numa {placement.numa}"
     if not nodes:
@@ -226,12 +226,12 @@ def _check_numa(placement: Placement, pages: int, root: Path) -> None:
                 f"node=N with a node that has memory for this process: {format_cpu_list(nodes)}",
             )
         # Bound memory does not go elsewhere when its node is full: the kernel kills a process.
-        needed, free = pages * PAGE_BYTES, available_bytes(node, root)
-        if free is not None and needed > free:
+        free = available_bytes(node, root)
+        if free is not None and guest_bytes > free:
             raise HostError(
                 option,
-                f"needs {needed / MIB:.0f} MiB on node {node}, {free / MIB:.0f} MiB are available "
-                "there",
+                f"needs {guest_bytes / MIB:.0f} MiB on node {node}, {free / MIB:.0f} MiB are "
+                "available there",
                 "use another node, --numa interleave, less --mem-per-vcpu, or --touch-pages",
             )
     with syscalls.Mapping.anonymous(PAGE_BYTES, what="NUMA check") as page:

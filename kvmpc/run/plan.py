@@ -1,8 +1,8 @@
 """What a command asks to be measured: points, each with its pagers, and how often.
 
 A `Plan` is made of options of the command line or of a sweep's spec (TOML), by one set of rules:
-`kvmpc.run.axes` says what every option takes. All that can be known without the host is checked
-here.
+`kvmpc.run.axes` says what every option takes. Of the host it knows its CPUs, which say how many
+vCPUs there are unless told; all else that can be known without the host is checked here.
 """
 
 from __future__ import annotations
@@ -14,23 +14,21 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from kvmpc.errors import UsageError
+from kvmpc.host.headroom import allowed_cpus
 from kvmpc.pagers import DEFAULT_COMPARE, Pager, parse_pager
 from kvmpc.run.axes import choices_of, work_of
 from kvmpc.units import parse_counts
 from kvmpc.work.work import Work
 
 __all__ = [
-    "MAX_TRIALS",
     "Grid",
     "Plan",
     "PlannedPoint",
-    "default_pagers",
-    "expand_pager",
     "make_plan",
     "plan_of",
 ]
 
-MAX_TRIALS: Final = 10_000
+_MAX_TRIALS: Final = 10_000
 """Trials that a plan may have without being confirmed."""
 
 _MAX_ROUNDS: Final = 1000
@@ -96,10 +94,7 @@ class Plan:
         return tuple({p.spec: p for point in self.points for p in point.pagers}.values())
 
 
-# What each option takes: from a string, or from a value of TOML.
-
-
-def default_pagers(access: object) -> tuple[str, ...]:
+def _default_pagers(access: object) -> tuple[str, ...]:
     """Return what `compare` measures unless told."""
     if access == "read":
         # Untouched memory reads as the one shared zero page: nothing would be paged in.
@@ -107,7 +102,7 @@ def default_pagers(access: object) -> tuple[str, ...]:
     return DEFAULT_COMPARE
 
 
-def expand_pager(spec: str) -> list[Pager]:
+def _expand_pager(spec: str) -> list[Pager]:
     """Return the pagers of a spec in which a number may be a range: ``uffd,readers=1-160:x2``.
 
     Raises: UsageError.
@@ -120,27 +115,32 @@ def expand_pager(spec: str) -> list[Pager]:
             choices.append([f"{key}={count}" for count in counts])
         else:
             choices.append([word])
-    if math.prod(len(choice) for choice in choices) > MAX_TRIALS:
-        raise UsageError("PAGER", spec, f"at most {MAX_TRIALS} pagers")
+    if math.prod(len(choice) for choice in choices) > _MAX_TRIALS:
+        raise UsageError("PAGER", spec, f"at most {_MAX_TRIALS} pagers")
     return [parse_pager(",".join(words)) for words in itertools.product(*choices)]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Grid:
-    """A cross product: pagers, and the values of each axis."""
+    """A cross product: pager specs (None = the default ones), and the values of each axis by name.
+
+    A number in a spec may be a range: ``uffd,readers=1-160:x2``.
+    """
 
     pagers: Sequence[str] | None = None
-    axes: dict[str, list[object]] = field(default_factory=dict)
+    axes: Mapping[str, Sequence[object]] = field(default_factory=dict)
 
     def size(self) -> int:
+        """Return how many points it has."""
         return math.prod(len(values) for values in self.axes.values())
 
-    def points(self) -> Iterable[PlannedPoint]:
+    def points(self, cpus: Sequence[int]) -> Iterable[PlannedPoint]:
+        """Yield its points, on a host where this process may use `cpus`. Raises: UsageError."""
         for values in itertools.product(*self.axes.values()):
             options = dict(zip(self.axes, values, strict=True))
-            specs = self.pagers or default_pagers(options.get("access"))
-            pagers = [pager for spec in specs for pager in expand_pager(spec)]
-            yield PlannedPoint(work_of(options), tuple(pagers))
+            specs = self.pagers or _default_pagers(options.get("access"))
+            pagers = [pager for spec in specs for pager in _expand_pager(spec)]
+            yield PlannedPoint(work_of(options, cpus), tuple(pagers))
 
 
 def make_plan(
@@ -148,31 +148,38 @@ def make_plan(
 ) -> Plan:
     """Return the plan of one cross product: `axes` by name, each a value or a list of values.
 
-    `rest`: rounds, warmup, watchdog_s and what else `Plan` takes. Raises: UsageError.
+    confirmed: as in `plan_of`. `rest`: rounds, warmup, watchdog_s and what else `Plan`
+    takes. Raises: UsageError.
     """
     given = {name: choices_of(name, value) for name, value in axes.items() if value is not None}
     return plan_of([Grid(pagers, given)], confirmed=confirmed, **rest)
 
 
 def plan_of(grids: Sequence[Grid], *, confirmed: bool, **rest: Any) -> Plan:
+    """Return the plan of all `grids`; a point that several have is one, with the pagers of all.
+
+    confirmed: whether it may be larger than anybody wants by accident. `rest`: as in `make_plan`.
+    Raises: UsageError.
+    """
     # Before the product is made: it may have more points than there is memory.
     points = sum(grid.size() for grid in grids)
     turns = rest.get("rounds", 1) + rest.get("warmup", 0)
-    if not confirmed and points * turns > MAX_TRIALS:
+    if not confirmed and points * turns > _MAX_TRIALS:
         raise UsageError("--yes", "not given", _many(points * turns))
+    cpus = allowed_cpus()
     merged: dict[Work, dict[str, Pager]] = {}
     for grid in grids:
-        for point in grid.points():
+        for point in grid.points(cpus):
             merged.setdefault(point.work, {}).update({p.spec: p for p in point.pagers})
             if len({p.spec for p in point.pagers}) != len(point.pagers):
                 Plan(points=(point,), **rest)  # refuses it by name
     plan = Plan(
         points=tuple(PlannedPoint(work, tuple(by.values())) for work, by in merged.items()), **rest
     )
-    if not confirmed and len(plan) > MAX_TRIALS:
+    if not confirmed and len(plan) > _MAX_TRIALS:
         raise UsageError("--yes", "not given", _many(len(plan)))
     return plan
 
 
 def _many(trials: int) -> str:
-    return f"--yes, for a plan of {trials:,} trials or more (over {MAX_TRIALS:,})"
+    return f"--yes, for a plan of {trials:,} trials or more (over {_MAX_TRIALS:,})"

@@ -26,19 +26,19 @@ from kvmpc.kernel.kvm import KVM_PATH, Kvm
 from kvmpc.kernel.userfaultfd import query_features
 from kvmpc.pagers import parse_pager
 from kvmpc.result.records import TrialResult
-from kvmpc.trial.signals import Interrupt
+from kvmpc.trial.signals import Interrupt, interruptible
 from kvmpc.trial.trial import run_trial
 from kvmpc.units import GIB, PAGE_BYTES, format_cpu_list
 from kvmpc.work.work import Work
 
-__all__ = ["Check", "probe"]
+__all__ = ["Probed", "probe"]
 
 _TRIED = ("none", "none,host=populated", "uffd", "uffd,readers=2", "exit")
 _TRIED_PAGES = 23
 
 
 @dataclass(frozen=True)
-class Check:
+class Probed:
     """One thing looked at.
 
     status: ``yes``, ``no`` (what `needed_for` names cannot run here), or ``info``.
@@ -52,18 +52,26 @@ class Check:
     remedy: str = ""
 
 
-def _try(name: str, needed_for: str, ask: Callable[[], str]) -> Check:
-    """Return a check of what `ask` finds; a host that cannot, or a kernel that refuses, is a no."""
+def _try(name: str, needed_for: str, ask: Callable[[], str]) -> Probed:
+    """Return what `ask` finds; a host that cannot, or a kernel that refuses, is a no."""
     try:
-        return Check(name, "yes", needed_for, ask())
+        return Probed(name, "yes", needed_for, ask())
     except HostError as error:
-        return Check(name, "no", needed_for, error.reason, error.remedy)
+        return Probed(name, "no", needed_for, error.reason, error.remedy)
     except KernelError as error:
-        return Check(name, "no", needed_for, str(error), "see dmesg")
+        return Probed(name, "no", needed_for, str(error), "see dmesg")
 
 
-def probe(interrupt: Interrupt) -> Iterator[Check]:
-    """Yield every check, in an order in which a later one may depend on an earlier."""
+def probe() -> tuple[Probed, ...]:
+    """Look at everything, in an order in which a later thing may depend on an earlier.
+
+    In the main thread only. Raises: Interrupted.
+    """
+    with interruptible() as interrupt:
+        return tuple(_everything(interrupt))
+
+
+def _everything(interrupt: Interrupt) -> Iterator[Probed]:
     yield _try("machine", "everything", _machine)
     yield _try("assembler", "everything", _assembler)
     opened = _try(KVM_PATH, "everything", _kvm_version)
@@ -71,16 +79,16 @@ def probe(interrupt: Interrupt) -> Iterator[Check]:
     usable = opened.status == "yes"
     if usable:
         with Kvm() as kvm:
-            for check in _kvm_checks(kvm):
-                usable &= check.status != "no"
-                yield check
+            for probed in _of_kvm(kvm):
+                usable &= probed.status != "no"
+                yield probed
     yield _try("userfaultfd", "uffd, exit", _userfaultfd)
     yield _try("UFFD_FEATURE_SIGBUS", "exit", _sigbus)
     yield _try("epoll_pwait2", "uffd with readers > 1", _epoll_pwait2)
-    yield Check("memory", "info", "", f"{memory_available_bytes() / GIB:.1f} GiB available")
-    yield Check("threads", "info", "", _threads())
-    yield Check("open files", "info", "", _files())
-    yield Check("placement", "info", "", _placement())
+    yield Probed("memory", "info", "", f"{memory_available_bytes() / GIB:.1f} GiB available")
+    yield Probed("threads", "info", "", _threads())
+    yield Probed("open files", "info", "", _files())
+    yield Probed("placement", "info", "", _placement())
     if usable:
         with Kvm() as kvm:
             for spec in _TRIED:
@@ -122,16 +130,16 @@ _CAPABILITIES = (
 )
 
 
-def _kvm_checks(kvm: Kvm) -> Iterator[Check]:
+def _of_kvm(kvm: Kvm) -> Iterator[Probed]:
     for name, wanted, needed_for, since in _CAPABILITIES:
         value = kvm.check_extension(getattr(kvm_abi, name))
         if value & wanted:
-            yield Check(name, "yes", needed_for, f"value {value:#x}")
+            yield Probed(name, "yes", needed_for, f"value {value:#x}")
         else:
-            yield Check(name, "no", needed_for, "not offered", f"use Linux {since} or newer")
+            yield Probed(name, "no", needed_for, "not offered", f"use Linux {since} or newer")
     cpuid = kvm.supported_cpuid()
     pages = "1 GiB" if cpuid.has_1g_pages else "2 MiB"
-    yield Check(
+    yield Probed(
         "guest mappings",
         "info",
         "",

@@ -43,8 +43,6 @@ EXTERNAL = {
 }
 """Library -> the modules that may import it (``probe`` asks for the assembler's version)."""
 
-_RULE_HOLDS_BUT_FOR = {"cli": "kernel host trial"}
-
 
 def _modules() -> dict[str, Path]:
     """Return every module by its name within the package, ``__init__`` under its package's."""
@@ -102,8 +100,7 @@ def _package(module: str) -> str:
 
 
 def _allowed(package: str) -> set[str]:
-    more = f"{MAY_IMPORT[package]} {_RULE_HOLDS_BUT_FOR.get(package, '')}"
-    return {package, *more.split()} | ANYBODYS
+    return {package, *MAY_IMPORT[package].split()} | ANYBODYS
 
 
 def test_every_package_has_its_row_and_the_root_holds_nothing_else() -> None:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kvmpc.errors import HostError
+from kvmpc.errors import HostError, UsageError
+from kvmpc.host.numa import usable_nodes
 from kvmpc.pagers import parse_pager
-from kvmpc.pagers.shares import UffdPagerBase
-from kvmpc.run import needs as limits
-from kvmpc.run.needs import check_run, needed_bytes, raise_file_limit
+from kvmpc.pagers.shares import Sharing
+from kvmpc.run import needs
+from kvmpc.run.needs import check_placement, check_run, needed_bytes, raise_file_limit
 from kvmpc.units import GIB, MIB, PAGE_BYTES
+from kvmpc.work.layout import Layout
+from kvmpc.work.placement import Placement
 from kvmpc.work.work import Work
+
+ALLOWED = sorted(os.sched_getaffinity(0))
+NODES = usable_nodes()
 
 
 def make_work(vcpus: int = 3, mem_bytes: int = 997 * PAGE_BYTES, **options: Any) -> Work:
@@ -25,30 +33,30 @@ def make_work(vcpus: int = 3, mem_bytes: int = 997 * PAGE_BYTES, **options: Any)
 
 @pytest.mark.parametrize("shadow", [False, True])
 def test_more_vcpus_need_more(shadow: bool) -> None:
-    needs = [needed_bytes(make_work(vcpus), shadow=shadow) for vcpus in range(1, 1025, 11)]
-    assert needs == sorted(set(needs))
+    each = [needed_bytes(make_work(vcpus), shadow=shadow) for vcpus in range(1, 1025, 11)]
+    assert each == sorted(set(each))
 
 
 @pytest.mark.parametrize("shadow", [False, True])
 @pytest.mark.parametrize("touch_pages", [None, 23, 512])
 def test_more_memory_needs_more(touch_pages: int | None, shadow: bool) -> None:
-    needs = [
+    each = [
         needed_bytes(
             make_work(mem_bytes=size * 512 * PAGE_BYTES, touch_pages=touch_pages), shadow=shadow
         )
         for size in (1, 2, 3, 23, 997, 2048)
     ]
-    assert needs == sorted(set(needs))
+    assert each == sorted(set(each))
 
 
 @pytest.mark.parametrize("pages", [[1, 2, 23, 510, 511], [512, 513, 997, 9973, 1 << 20]])
 def test_more_touched_pages_need_more(pages: list[int]) -> None:
     # Single pages and runs of 2 MiB: 511 pages spread one by one need more tables than 512.
-    needs = [
+    each = [
         needed_bytes(make_work(mem_bytes=4 * GIB, touch_pages=touch), shadow=False)
         for touch in pages
     ]
-    assert needs == sorted(set(needs))
+    assert each == sorted(set(each))
 
 
 @pytest.mark.parametrize("touch_pages", [None, 1, 23, 511, 512, 513, 997])
@@ -61,7 +69,7 @@ def test_touched_pages_tables_and_bitmaps_are_counted_for(touch_pages: int | Non
 
 
 def _expected(work: Work) -> bytes:
-    return limits.Layout(work).expected_part
+    return Layout(work).expected_part
 
 
 def test_a_sparse_guest_of_640_gib_needs_little_but_for_shadow_paging() -> None:
@@ -131,16 +139,16 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeHost]:
             if which == resource.RLIMIT_NPROC and fake.threads_after_raising is not None:
                 fake.threads = fake.threads_after_raising
 
-        monkeypatch.setattr(limits, "memory_available_bytes", lambda: fake.memory_bytes)
-        monkeypatch.setattr(limits, "thread_headroom", lambda: fake.threads)
-        monkeypatch.setattr(limits, "second_level_paging", lambda: fake.paging)
+        monkeypatch.setattr(needs, "memory_available_bytes", lambda: fake.memory_bytes)
+        monkeypatch.setattr(needs, "thread_headroom", lambda: fake.threads)
+        monkeypatch.setattr(needs, "second_level_paging", lambda: fake.paging)
         monkeypatch.setattr(
-            limits,
+            needs,
             "read_int",
             lambda path: fake.overcommit if path.name == "overcommit_memory" else fake.mappings,
         )
         monkeypatch.setattr(
-            limits.resource,
+            needs.resource,
             "getrlimit",
             lambda which: (
                 (fake.address_space_bytes, resource.RLIM_INFINITY)
@@ -148,9 +156,9 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeHost]:
                 else fake.files
             ),
         )
-        monkeypatch.setattr(limits, "read_meminfo_bytes", lambda _: fake.commit)
-        monkeypatch.setattr(UffdPagerBase, "check_host", lambda *_: fake.asked.append("uffd"))
-        monkeypatch.setattr(limits.resource, "setrlimit", setrlimit)
+        monkeypatch.setattr(needs, "read_meminfo_bytes", lambda _: fake.commit)
+        monkeypatch.setattr(Sharing, "check_host", lambda *_: fake.asked.append("uffd"))
+        monkeypatch.setattr(needs.resource, "setrlimit", setrlimit)
         pagers = [parse_pager(spec) for spec in specs.split()]
         check_run(FakeKvm(fake), work or make_work(), pagers)  # type: ignore[arg-type]
         return fake
@@ -310,14 +318,118 @@ def test_readers_need_memory_of_their_own() -> None:
 def test_a_file_limit_that_is_enough_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, limits_now: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(limits.resource, "getrlimit", lambda _: limits_now)
-    monkeypatch.setattr(limits.resource, "setrlimit", lambda *_: pytest.fail("raised"))
+    monkeypatch.setattr(needs.resource, "getrlimit", lambda _: limits_now)
+    monkeypatch.setattr(needs.resource, "setrlimit", lambda *_: pytest.fail("raised"))
     raise_file_limit(23, "exit")
 
 
 def test_an_unlimited_hard_limit_allows_any_soft_one(monkeypatch: pytest.MonkeyPatch) -> None:
     raised = []
-    monkeypatch.setattr(limits.resource, "getrlimit", lambda _: (23, resource.RLIM_INFINITY))
-    monkeypatch.setattr(limits.resource, "setrlimit", lambda *values: raised.append(values))
+    monkeypatch.setattr(needs.resource, "getrlimit", lambda _: (23, resource.RLIM_INFINITY))
+    monkeypatch.setattr(needs.resource, "setrlimit", lambda *values: raised.append(values))
     raise_file_limit(997, "exit")
     assert raised == [(resource.RLIMIT_NOFILE, (997, resource.RLIM_INFINITY))]
+
+
+def plant(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def two_nodes(root: Path, *, mems: str = "0-1", free_kib: int = 1 << 20) -> Path:
+    return plant(
+        root,
+        {
+            "proc/self/status": f"Name:\tkvmpc\nMems_allowed_list:\t{mems}\n",
+            "sys/devices/system/node/has_memory": "0-1\n",
+            "sys/devices/system/node/node0/cpulist": "0-1\n",
+            "sys/devices/system/node/node1/cpulist": "2-3\n",
+            "sys/devices/system/node/node1/meminfo": (
+                f"Node 1 MemTotal: 9999999 kB\nNode 1 MemFree: {free_kib} kB\n"
+                "Node 1 Active(file): 10 kB\nNode 1 Inactive(file): 20 kB\n"
+                "Node 1 SReclaimable: 10 kB\n"
+            ),
+        },
+    )
+
+
+# Where it is to be
+
+
+def test_cpus_that_are_allowed_pass_and_change_nothing() -> None:
+    text = ",".join(map(str, ALLOWED))
+    check_placement(Placement(pin=True, cpus=text, reader_cpus=str(ALLOWED[-1])), PAGE_BYTES)
+    assert sorted(os.sched_getaffinity(0)) == ALLOWED
+
+
+@pytest.mark.parametrize("option", ["--cpus", "--reader-cpus"])
+def test_a_cpu_that_is_not_to_be_had_is_refused_with_why_and_what_is_allowed(
+    tmp_path: Path, option: str
+) -> None:
+    missing, off, elsewhere, forbidden = (ALLOWED[-1] + n for n in (4, 3, 2, 1))
+    plant(
+        tmp_path,
+        {
+            "sys/devices/system/cpu/present": f"0-{off}\n",
+            "sys/devices/system/cpu/online": f"0-{elsewhere}\n",
+            "proc/self/cgroup": "0::/job\n",
+            "sys/fs/cgroup/job/cpuset.cpus.effective": f"0-{forbidden}\n",
+        },
+    )
+    text = f"{ALLOWED[0]},{forbidden}-{missing}"
+    placement = Placement(**{option.strip("-").replace("-", "_"): text})
+    with pytest.raises(UsageError) as refused:
+        check_placement(placement, PAGE_BYTES, tmp_path)
+    said = str(refused.value)
+    assert refused.value.option == option
+    assert refused.value.given == text
+    assert f"{missing}: not in this machine" in said
+    assert f"{off}: offline" in said
+    assert f"{elsewhere}: outside this process's cpuset" in said
+    assert f"{forbidden}: outside this process's affinity" in said
+
+
+def test_a_cpu_of_another_machine_is_refused_here() -> None:
+    with pytest.raises(UsageError, match="8191: not in this machine"):
+        check_placement(Placement(cpus="8191"), PAGE_BYTES)
+
+
+@pytest.mark.parametrize("numa", ["local", "interleave", "node=0"])
+def test_a_kernel_without_numa_is_a_host_that_cannot(tmp_path: Path, numa: str) -> None:
+    with pytest.raises(HostError, match="no NUMA nodes") as refused:
+        check_placement(Placement(numa=numa), PAGE_BYTES, tmp_path)
+    assert "CONFIG_NUMA" in refused.value.remedy
+
+
+@pytest.mark.parametrize(("mems", "listed"), [("0-1", "0-1"), ("0", "0")])
+def test_a_node_that_is_not_to_be_had_is_refused_with_those_that_are(
+    tmp_path: Path, mems: str, listed: str
+) -> None:
+    node = 1 if mems == "0" else 2
+    with pytest.raises(UsageError) as refused:
+        check_placement(Placement(numa=f"node={node}"), PAGE_BYTES, two_nodes(tmp_path, mems=mems))
+    assert refused.value.option == "--numa"
+    assert refused.value.given == f"node={node}"
+    assert refused.value.allowed.endswith(f": {listed}")
+
+
+def test_a_node_without_room_is_a_host_that_cannot(tmp_path: Path) -> None:
+    # Half of what would have to be dropped first counts: 20 KiB.
+    two_nodes(tmp_path, free_kib=72)
+    with pytest.raises(HostError, match="on node 1"):
+        check_placement(Placement(numa="node=1"), 24 * PAGE_BYTES, tmp_path)
+
+
+@pytest.mark.skipif(not NODES, reason="this kernel has no NUMA nodes")
+@pytest.mark.parametrize("numa", ["local", "interleave", f"node={NODES[0] if NODES else 0}"])
+def test_a_policy_that_can_be_had_passes(numa: str) -> None:
+    check_placement(Placement(numa=numa), PAGE_BYTES)
+
+
+def test_a_host_without_the_latency_device_cannot(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="ENOENT") as refused:
+        check_placement(Placement(cpu_latency_us=0), PAGE_BYTES, tmp_path)
+    assert "CONFIG_CPU_IDLE" in refused.value.remedy

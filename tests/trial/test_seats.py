@@ -1,4 +1,4 @@
-"""Placement on a host: what is refused by name, what is done, and what is said of what was got."""
+"""Placement on a host: what is done, and what is said of what was got."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 
 from kvmpc.abi import mempolicy
-from kvmpc.errors import HostError, KernelError, UsageError
+from kvmpc.errors import HostError, KernelError
 from kvmpc.host.numa import usable_nodes
 from kvmpc.kernel import syscalls
 from kvmpc.kernel.cpu_latency import LatencyRequest
-from kvmpc.run.needs import check
 from kvmpc.trial.seats import Seat, Seats, got, memory_cautions
 from kvmpc.units import PAGE_BYTES
 from kvmpc.vm.memory import GuestMemory
@@ -44,70 +43,7 @@ FIRST_NODE = f"node={NODES[0] if NODES else 0}"
 needs_numa = pytest.mark.skipif(not NODES, reason="this kernel has no NUMA nodes")
 
 
-def plant(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
-def two_nodes(root: Path, *, mems: str = "0-1", free_kib: int = 1 << 20) -> Path:
-    return plant(
-        root,
-        {
-            "proc/self/status": f"Name:\tkvmpc\nMems_allowed_list:\t{mems}\n",
-            "sys/devices/system/node/has_memory": "0-1\n",
-            "sys/devices/system/node/node0/cpulist": "0-1\n",
-            "sys/devices/system/node/node1/cpulist": "2-3\n",
-            "sys/devices/system/node/node1/meminfo": (
-                f"Node 1 MemTotal: 9999999 kB\nNode 1 MemFree: {free_kib} kB\n"
-                "Node 1 Active(file): 10 kB\nNode 1 Inactive(file): 20 kB\n"
-                "Node 1 SReclaimable: 10 kB\n"
-            ),
-        },
-    )
-
-
 # CPUs
-
-
-def test_cpus_that_are_allowed_pass_and_change_nothing() -> None:
-    text = ",".join(map(str, ALLOWED))
-    check(Placement(pin=True, cpus=text, reader_cpus=str(ALLOWED[-1])), 1)
-    assert sorted(os.sched_getaffinity(0)) == ALLOWED
-
-
-@pytest.mark.parametrize("option", ["--cpus", "--reader-cpus"])
-def test_a_cpu_that_is_not_to_be_had_is_refused_with_why_and_what_is_allowed(
-    tmp_path: Path, option: str
-) -> None:
-    missing, off, elsewhere, forbidden = (ALLOWED[-1] + n for n in (4, 3, 2, 1))
-    plant(
-        tmp_path,
-        {
-            "sys/devices/system/cpu/present": f"0-{off}\n",
-            "sys/devices/system/cpu/online": f"0-{elsewhere}\n",
-            "proc/self/cgroup": "0::/job\n",
-            "sys/fs/cgroup/job/cpuset.cpus.effective": f"0-{forbidden}\n",
-        },
-    )
-    text = f"{ALLOWED[0]},{forbidden}-{missing}"
-    placement = Placement(**{option.strip("-").replace("-", "_"): text})
-    with pytest.raises(UsageError) as refused:
-        check(placement, 1, tmp_path)
-    said = str(refused.value)
-    assert refused.value.option == option
-    assert refused.value.given == text
-    assert f"{missing}: not in this machine" in said
-    assert f"{off}: offline" in said
-    assert f"{elsewhere}: outside this process's cpuset" in said
-    assert f"{forbidden}: outside this process's affinity" in said
-
-
-def test_a_cpu_of_another_machine_is_refused_here() -> None:
-    with pytest.raises(UsageError, match="8191: not in this machine"):
-        check(Placement(cpus="8191"), 1)
 
 
 def test_a_seat_is_taken_by_the_thread_that_sits_down_and_by_no_other() -> None:
@@ -153,38 +89,6 @@ def test_nothing_asked_for_leaves_threads_alone() -> None:
 
 
 # NUMA
-
-
-@pytest.mark.parametrize("numa", ["local", "interleave", "node=0"])
-def test_a_kernel_without_numa_is_a_host_that_cannot(tmp_path: Path, numa: str) -> None:
-    with pytest.raises(HostError, match="no NUMA nodes") as refused:
-        check(Placement(numa=numa), 1, tmp_path)
-    assert "CONFIG_NUMA" in refused.value.remedy
-
-
-@pytest.mark.parametrize(("mems", "listed"), [("0-1", "0-1"), ("0", "0")])
-def test_a_node_that_is_not_to_be_had_is_refused_with_those_that_are(
-    tmp_path: Path, mems: str, listed: str
-) -> None:
-    node = 1 if mems == "0" else 2
-    with pytest.raises(UsageError) as refused:
-        check(Placement(numa=f"node={node}"), 1, two_nodes(tmp_path, mems=mems))
-    assert refused.value.option == "--numa"
-    assert refused.value.given == f"node={node}"
-    assert refused.value.allowed.endswith(f": {listed}")
-
-
-def test_a_node_without_room_is_a_host_that_cannot(tmp_path: Path) -> None:
-    # Half of what would have to be dropped first counts: 20 KiB.
-    two_nodes(tmp_path, free_kib=72)
-    with pytest.raises(HostError, match="on node 1"):
-        check(Placement(numa="node=1"), 24, tmp_path)
-
-
-@needs_numa
-@pytest.mark.parametrize("numa", ["local", "interleave", FIRST_NODE])
-def test_a_policy_that_can_be_had_passes(numa: str) -> None:
-    check(Placement(numa=numa), 1)
 
 
 @needs_numa
@@ -286,12 +190,6 @@ def test_a_host_with_one_node_has_nothing_to_tell() -> None:
 
 
 # Idle states
-
-
-def test_a_host_without_the_latency_device_cannot(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="ENOENT") as refused:
-        check(Placement(cpu_latency_us=0), 1, tmp_path)
-    assert "CONFIG_CPU_IDLE" in refused.value.remedy
 
 
 @pytest.mark.skipif(not os.access("/dev/cpu_dma_latency", os.W_OK), reason="needs the device")

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from common import Case, paired, print_host, print_table, session
+from common import Case, interleaved, open_session, paired, print_host, print_table
 
 from kvmpc.errors import MismatchError
 from kvmpc.judge.criteria import DEFAULT_ALPHA, Criteria
@@ -51,8 +51,8 @@ def _find_delay_ns(vcpus: int, size: int, rounds: int) -> int:
         for delay in CANDIDATES_NS
         for spec in PAGERS[1:]
     }
-    with session() as running:
-        found = running.interleaved(cases, rounds)
+    with open_session() as session:
+        found = interleaved(session, cases, rounds)
     losses: dict[int, list[float]] = {}
     for delay in CANDIDATES_NS[1:]:
         for spec in PAGERS[1:]:
@@ -139,7 +139,7 @@ def main(
                     path = folder / f"{side}{time}.json"
                     slow = delay_ns if side == "slow" else 0
                     result = _compare(path, size_bytes, rounds, slow)
-                    # The delay is what the gate is to find: for it, the same work was slower.
+                    # The delay is what the check is to find: for it, the same work was slower.
                     options = runs["base"][0].options if runs["base"] else result.options
                     runs[side].append(replace(result, options=options))
     plain, normalised = Criteria(alpha=alpha), Criteria(alpha=alpha, normalise=True)

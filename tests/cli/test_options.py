@@ -1,0 +1,78 @@
+"""What help says by heart, as what it is copied from takes too long to import: still the same."""
+
+from __future__ import annotations
+
+import re
+
+import click
+import pytest
+
+from kvmpc.cli import cli
+from kvmpc.cli.options import PAGERS_HELP
+from kvmpc.pagers import DEFAULT_COMPARE, PAGERS, parse_pager
+from kvmpc.run.axes import AXES, SCALARS
+from kvmpc.show.formats import KINDS
+
+_LETTERS = {"readers": "R", "uffds": "K"}
+"""Keys that take a number, and the letter that stands for it."""
+
+_TOLD_BY_LABEL = {"provider"}
+"""Keys that a user gives as part of the name, ``exit(sigbus)``, if at all."""
+
+
+def _choices(command: str, option: str) -> list[str]:
+    for parameter in cli.commands[command].params:
+        if option in parameter.opts:
+            assert isinstance(parameter.type, click.Choice)
+            return list(parameter.type.choices)
+    raise AssertionError(f"{command} has no {option}")
+
+
+@pytest.mark.parametrize("command", ["compare", "run", "sweep", "show", "check"])
+def test_every_format_can_be_asked_for(command: str) -> None:
+    assert _choices(command, "--format") == list(KINDS)
+
+
+def test_every_published_shape_can_be_asked_for() -> None:
+    published = pytest.importorskip("kvmpc.show.page.published")
+    assert _choices("report", "--shape") == list(published.SHAPES)
+
+
+def _grammar() -> dict[str, dict[str, list[str]]]:
+    """Return pager -> key -> values, as help has them."""
+    lines = PAGERS_HELP.splitlines()[2:]
+    return {
+        line.strip().partition("[")[0]: {
+            key: values.split("|") for key, values in re.findall(r"\[,(\w+)=([^]]+)\]", line)
+        }
+        for line in lines
+    }
+
+
+def test_help_has_every_pager_with_its_keys() -> None:
+    assert {name: set(keys) for name, keys in _grammar().items()} == {
+        name: set(pager.keys) - _TOLD_BY_LABEL for name, pager in PAGERS.items()
+    }
+
+
+def test_every_value_in_help_can_be_given_and_the_words_are_all_there_are() -> None:
+    for name, keys in _grammar().items():
+        for key, values in keys.items():
+            letter = _LETTERS.get(key)
+            assert (letter in values) == (letter is not None)
+            words = [value for value in values if value != letter]
+            for value in [*words, *["3"] * (letter is not None)]:
+                assert parse_pager(f"{name},{key}={value}").name == name
+            allowed = PAGERS[name].keys[key].allowed
+            assert set(re.findall(r"[a-z-]{3,}", allowed)) == set(words)
+
+
+def test_help_names_the_pagers_that_are_compared_unless_told() -> None:
+    text = " ".join((cli.commands["compare"].help or "").split())
+    assert f"Without PAGER: {', '.join(DEFAULT_COMPARE)}. " in text
+
+
+def test_every_option_of_a_plan_is_an_option_of_the_command_line() -> None:
+    names = {parameter.name for parameter in cli.commands["compare"].params}
+    assert set(AXES) <= names
+    assert set(SCALARS) - {"question"} <= names
