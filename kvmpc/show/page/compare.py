@@ -21,12 +21,11 @@ from kvmpc.judge.summary import Summary, median
 from kvmpc.result.points import identity
 from kvmpc.result.records import Result
 from kvmpc.show.page import text
+from kvmpc.show.page.chart import LinesChart, RowsChart, Scale
 from kvmpc.show.page.panels import (
-    Chart,
-    Line,
     Panel,
-    against_axis,
     metrics_by_round,
+    panel_chart,
     panels_of,
     shown_pagers,
 )
@@ -140,9 +139,8 @@ def ratio_of_medians(numerators: Sequence[float], denominators: Sequence[float])
     return Summary(median=middle, lowest=low, highest=high, low=low, high=high, n=n)
 
 
-def chart_of(before: Panel, after: Mapping[int, Result], key: str) -> Chart:
+def chart_of(before: Panel, after: Mapping[int, Result], key: str) -> LinesChart | RowsChart:
     """Return the rate after over the rate before, of each pager in both panels."""
-    axis = before.axis
     found = {id(before.points[index]): point for index, point in after.items()}
 
     def ratio(point: Result, spec: str) -> Summary | None:
@@ -154,29 +152,19 @@ def chart_of(before: Panel, after: Mapping[int, Result], key: str) -> Chart:
         ]
         return ratio_of_medians(values[0], values[1])
 
-    lines: tuple[Line, ...] = against_axis(before, shown_pagers(before), ratio)
-    return Chart(
+    return panel_chart(
+        before,
+        shown_pagers(before),
+        ratio,
         key=key,
         title="Rate after over rate before",
-        kind="lines" if axis else "rows",
-        y_label="rate after / rate before",
-        x_label=axis.label if axis else "",
+        y=Scale(label="rate after / rate before", spell=text.ratio, log=True),
         note="Above 1 is faster than before. Medians of two separate runs; bars are 95 % "
         "bootstrap intervals of the two together.",
-        lines=lines,
-        spell=text.ratio,
-        spell_x=axis.spell if axis else text.short,
-        x_log=bool(axis and axis.log),
-        y_log=bool(lines) and _far(lines),
+        absent="No pager has a rate in both.",
         one=True,
-        absent="" if lines else "No pager has a rate in both.",
     )
 
 
 def _label(point: Result, spec: str) -> str | None:
     return dict(zip(point.pagers, point.labels, strict=False)).get(spec)
-
-
-def _far(lines: Sequence[Line]) -> bool:
-    logs = [math.log10(dot.y) for line in lines for dot in line.dots]
-    return max(logs) - min(logs) > 1.3

@@ -13,10 +13,11 @@ from importlib.resources import files
 from kvmpc.judge.rows import compare_rows
 from kvmpc.result.records import Result
 from kvmpc.show.page import appendix, compare, text, words
+from kvmpc.show.page.chart import Chart, Table
 from kvmpc.show.page.counters import counters
 from kvmpc.show.page.draw import Look, draw, looks_of
 from kvmpc.show.page.markup import bullets, esc, paragraph, rows_table, table
-from kvmpc.show.page.panels import Chart, Panel, panels_of, shown_pagers
+from kvmpc.show.page.panels import Panel, panels_of, shown_pagers
 from kvmpc.show.page.published import shape_chart
 from kvmpc.show.page.rate_charts import charts_of
 from kvmpc.show.table import verdict_of
@@ -214,16 +215,15 @@ def _result(
             told.append(_numbers(panel))
         told.append(_scaling(panel))
         charts = [*charts_of(panel), *(shape_chart(panel, name) for name in shapes)]
-        if all(chart.absent for chart in charts):
+        if not any(chart.lines for chart in charts):
             told.append(paragraph("No charts: no pager has a measured trial that verified."))
             continue
-        told += [_figure(c, looks, f"{key}p{number}-{c.key}") for c in charts if not c.absent]
-        headers, counted = counters(panel, shown_pagers(panel))
-        if counted:
-            place = panel.at(len(panel.points) - 1)
-            told.append(f"<h4>{esc(f'Counters, for each page {place}'.strip())}</h4>\n")
-            told.append(table(headers, counted, "KVM's own counters and context switches by page"))
-        missing = [f"{c.title}. {c.absent}" for c in charts if c.absent]
+        told += [_figure(c, looks, f"{key}p{number}-{c.key}") for c in charts if c.lines]
+        counted = counters(panel, shown_pagers(panel))
+        if counted.rows:
+            told.append(f"<h4>{esc(panel.titled('Counters, for each page'))}</h4>\n")
+            told.append(_table(counted, "KVM's own counters and context switches by page"))
+        missing = [f"{c.title}. {c.absent}" for c in charts if not c.lines]
         if missing:
             told.append(f"<h4>Charts that this result has no data for</h4>\n{bullets(missing)}")
         if panel.axis is not None:
@@ -267,7 +267,7 @@ def _scaling(panel: Panel) -> str:
 
 
 def _figure(chart: Chart, looks: Mapping[str, Look], name: str) -> str:
-    if chart.absent:
+    if not chart.lines:
         return paragraph(f"{chart.title}. {chart.absent}", "absent")
     name = re.sub(r"[^A-Za-z0-9-]", "-", name)
     return (
@@ -275,42 +275,9 @@ def _figure(chart: Chart, looks: Mapping[str, Look], name: str) -> str:
         f"{paragraph(chart.note, 'note')}"
         f'<div class="body">\n{draw(chart, looks, name)}\n'
         "<details open><summary>The numbers of this chart</summary>\n"
-        f"{_data(chart)}</details>\n</div>\n</figure>\n"
+        f"{_table(chart.table, chart.title)}</details>\n</div>\n</figure>\n"
     )
 
 
-def _data(chart: Chart) -> str:
-    if chart.table:
-        return table(chart.table[0], chart.table[1:], chart.title)
-    if chart.kind == "rows":
-        return table(
-            ("pager", chart.y_label, "interval", "rounds"),
-            [
-                (
-                    line.label,
-                    chart.spell(dot.y),
-                    _interval(chart, dot.low, dot.high, dot.n),
-                    str(dot.n),
-                )
-                for line in chart.lines
-                for dot in line.dots[:1]
-            ],
-            chart.title,
-        )
-    xs = sorted({dot.x for line in chart.lines for dot in line.dots})
-    rows = []
-    for line in chart.lines:
-        by_x = {dot.x: dot for dot in line.dots}
-        cells = [
-            text.ABSENT
-            if (dot := by_x.get(x)) is None
-            else f"{chart.spell(dot.y)}\n{_interval(chart, dot.low, dot.high, dot.n)}".strip()
-            for x in xs
-        ]
-        rows.append((line.label, *cells))
-    headers = (f"{chart.y_label}, by {chart.x_label}", *(chart.spell_x(x) for x in xs))
-    return table(headers, rows, chart.title)
-
-
-def _interval(chart: Chart, low: float, high: float, n: int) -> str:
-    return text.span(low, high, chart.spell) if n > 1 or low < high else ""
+def _table(numbers: Table, caption: str) -> str:
+    return table(numbers.headers, numbers.rows, caption)
