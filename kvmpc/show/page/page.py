@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
+from kvmpc.judge.change import change_between, host_differences
 from kvmpc.judge.rows import compare_rows
 from kvmpc.result.records import Result
 from kvmpc.show.page import appendix, compare, text, words
@@ -115,7 +116,7 @@ def _comparison(
     (first_name, first), *others = results
     told, apart = [], []
     for number, (name, result) in enumerate(others):
-        differ = compare.host_differences(first, result)
+        differ = host_differences(first, result)
         if differ:
             apart.append(
                 paragraph(
@@ -136,7 +137,7 @@ def _compared(
     looks: Mapping[str, Look],
     key: str,
 ) -> str:
-    found = compare.compare(first, second)
+    change = change_between(first, second)
     kernels = [words.fact(result, "kernel", "release") for result in (first, second)]
     told = [
         f"<h3>{esc(f'{first_name} (before) and {name} (after)')}</h3>\n",
@@ -145,51 +146,25 @@ def _compared(
             if kernels[0] != kernels[1]
             else f"The same host and the same kernel, Linux {kernels[0]}."
         ),
-        f'<div class="answer">\n{paragraph(words.verdict_of(found), "lead")}</div>\n',
+        f'<div class="answer">\n{paragraph(words.change_in_words(change), "lead")}</div>\n',
         paragraph(
             "Of intervals at 95 %, one in twenty leaves 1 out by chance: to decide whether a row "
             "became worse, use kvmpc check, which tests it.",
             "note",
         ),
     ]
-    if found.rows:
-        told.append(
-            table(
-                (
-                    "pager",
-                    "where",
-                    "pages/s before",
-                    "after",
-                    "rate after/before",
-                    "p99 fault after/before",
-                    "CPU per GiB after/before",
-                ),
-                [_compared_row(row) for row in found.rows],
-                "Medians, and their ratios with 95 % bootstrap intervals",
-            )
-        )
+    if change.rows:
+        caption = "Medians, and their ratios with 95 % bootstrap intervals"
+        told.append(_table(compare.changed_table(change), caption))
     told += [
-        _figure(compare.chart_of(before, after, "ba"), looks, f"{key}-{number}")
-        for number, (before, after) in enumerate(found.panels)
+        _figure(compare.change_chart(before, after), looks, f"{key}-{number}")
+        for number, (before, after) in enumerate(compare.panels_of_both(first, second))
     ]
-    if found.unmatched:
-        headers = ("pager", "where", "only in", "why")
-        told.append(table(headers, found.unmatched, "Rows that were not compared", prose=True))
-    told.append(bullets(dict.fromkeys(map(str, found.cautions))))
+    if change.unmatched:
+        caption = "Rows that were not compared"
+        told.append(_table(compare.unmatched_table(change), caption, prose=True))
+    told.append(bullets(dict.fromkeys(map(str, change.cautions))))
     return "".join(told)
-
-
-def _compared_row(row: compare.Row) -> tuple[str, ...]:
-    return (
-        row.label,
-        row.where or "-",
-        text.number(row.before.get("pages_per_s")),
-        text.number(row.after.get("pages_per_s")),
-        *(
-            text.interval(row.ratios.get(name))
-            for name in ("pages_per_s", "fault_p99_ns", "cpu_s_per_gib")
-        ),
-    )
 
 
 def _result(
@@ -279,5 +254,5 @@ def _figure(chart: Chart, looks: Mapping[str, Look], name: str) -> str:
     )
 
 
-def _table(numbers: Table, caption: str) -> str:
-    return table(numbers.headers, numbers.rows, caption)
+def _table(cells: Table, caption: str, *, prose: bool = False) -> str:
+    return table(cells.headers, cells.rows, caption, prose=prose)

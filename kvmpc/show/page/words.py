@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from kvmpc.judge.change import Change, ChangedRow
 from kvmpc.judge.resampling import FEWEST_FOR_INTERVAL
 from kvmpc.judge.rows import (
     baseline_pager,
@@ -22,17 +23,16 @@ from kvmpc.judge.summary import Summary, summarise_ratios
 from kvmpc.result.points import shown_option
 from kvmpc.result.records import FAILED, Result
 from kvmpc.show.page import text
-from kvmpc.show.page.compare import Comparison
 from kvmpc.show.page.panels import Panel, of_metric, of_ratio, shown_pagers
 
 __all__ = [
     "Answer",
     "answer_of",
+    "change_in_words",
     "fact",
     "failures_of",
     "place_of",
     "scaling_of",
-    "verdict_of",
     "work_of",
 ]
 
@@ -40,6 +40,8 @@ __all__ = [
 _FEWEST: Final = 3
 """Rounds below which no pager is called the faster one, however alike they are."""
 
+
+_MOST_LISTED: Final = 4
 
 _NOT_TOLD: Final = frozenset({"timed", "checked", "watchdog_s", "question"})
 """Options that are no part of the work, or that are told elsewhere."""
@@ -300,31 +302,30 @@ def failures_of(panel: Panel) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def verdict_of(found: Comparison) -> str:
+def change_in_words(change: Change) -> str:
     """Return what changed between two results of one host, the worst first."""
-    rates = [row for row in found.rows if "pages_per_s" in row.ratios]
+    rates = change.rates
     if not rates:
         return "No pager has a rate in both results: there is nothing to compare."
-    if all(row.ratios["pages_per_s"].n < 2 for row in rates):
+    if all(rate.n < 2 for rate in rates):
         return "One round on a side has no interval: nothing can be said of a change."
-    changed = sorted(
-        (row for row in rates if row.changed), key=lambda row: row.ratios["pages_per_s"].median
-    )
-    if not changed:
+    told = [
+        f"{len(rows)} of {len(rates)} rows became {word}: {_listed(rows)}"
+        for word, rows in (("slower", change.slower), ("faster", change.faster))
+        if rows
+    ]
+    if not told:
         return f"No change of rate is shown: all {len(rates)} intervals hold 1."
-    slower = [row for row in changed if row.ratios["pages_per_s"].median < 1]
-    faster = [row for row in reversed(changed) if row not in slower]
-    told = []
-    for word, rows in (("slower", slower), ("faster", faster)):
-        if rows:
-            listed = ", ".join(
-                f"{' '.join(filter(None, [row.label, row.where and f'at {row.where}']))} "
-                f"{text.interval(row.ratios['pages_per_s'])}"
-                for row in rows[:4]
-            )
-            more = f" and {len(rows) - 4} more" if len(rows) > 4 else ""
-            told.append(f"{len(rows)} of {len(rates)} rows became {word}: {listed}{more}")
     return f"{'; '.join(told)}."
+
+
+def _listed(rows: Sequence[ChangedRow]) -> str:
+    listed = ", ".join(
+        f"{row.label}{f' at {row.where}' if row.where else ''} {text.interval(row.rate)}"
+        for row in rows[:_MOST_LISTED]
+    )
+    more = len(rows) - _MOST_LISTED
+    return f"{listed} and {more} more" if more > 0 else listed
 
 
 def work_of(result: Result) -> str:

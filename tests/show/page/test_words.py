@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+from kvmpc.judge.change import change_between
 from kvmpc.result.records import Result
 from kvmpc.show.page import text
-from kvmpc.show.page.compare import compare
 from kvmpc.show.page.panels import panels_of
-from kvmpc.show.page.words import answer_of, failures_of, scaling_of, verdict_of, work_of
+from kvmpc.show.page.words import answer_of, change_in_words, failures_of, scaling_of, work_of
 from tests.fakes.sweeps import skipped, sweep, trial
 
 
@@ -134,14 +134,14 @@ def test_a_row_that_became_slower_is_named_worst_first_and_equal_ones_are_not() 
     before = sweep((1, 8), ("uffd", "exit"), rounds=10, seed=1)
     after = sweep((1, 8), ("uffd", "exit"), rounds=10, seed=2,
                   factor=lambda spec: 0.7 if spec == "uffd" else 1.0)  # fmt: skip
-    told = verdict_of(compare(before, after))
+    told = change_in_words(change_between(before, after))
     assert told.startswith("2 of 4 rows became slower: uffd at")
     assert "exit" not in told
 
 
 def test_one_round_a_side_says_nothing_of_a_change() -> None:
     one = sweep((1,), ("uffd",), rounds=1)
-    assert "nothing can be said" in verdict_of(compare(one, one))
+    assert "nothing can be said" in change_in_words(change_between(one, one))
 
 
 def test_a_command_is_quoted_so_that_a_shell_reads_it_back() -> None:
