@@ -92,7 +92,7 @@ def _answers(results: Sequence[tuple[str, Result]], panels: Sequence[Sequence[Pa
             told.append(paragraph(f"Asked: {result.question}"))
         for panel in found:
             heads = [name] * (len(results) > 1) + [panel.title] * bool(panel.title)
-            answer = words.answer_of(panel)
+            answer = words.answer_in_words(panel)
             heading = f"<h3>{esc(', '.join(heads))}</h3>\n" if heads else ""
             told.append(
                 f'{heading}<div class="answer">\n{paragraph(answer.lead, "lead")}'

@@ -9,12 +9,12 @@ from kvmpc.judge.change import change_between
 from kvmpc.result.records import Result
 from kvmpc.show.page import text
 from kvmpc.show.page.panels import panels_of
-from kvmpc.show.page.words import answer_of, change_in_words, failures_of, scaling_of, work_of
+from kvmpc.show.page.words import answer_in_words, change_in_words, failures_of, scaling_of, work_of
 from tests.fakes.sweeps import skipped, sweep, trial
 
 
 def _told(result: Result) -> str:
-    answer = answer_of(panels_of(result)[0])
+    answer = answer_in_words(panels_of(result)[0])
     return " ".join([answer.lead, *answer.more])
 
 
