@@ -10,6 +10,7 @@ from kvmpc.judge.result_cautions import doubts
 from kvmpc.result.records import Result
 from kvmpc.show.page import text, words
 from kvmpc.show.page.markup import bullets, esc, paragraph, table
+from kvmpc.show.page.pagers import is_stand_in
 from kvmpc.show.page.panels import Panel
 from kvmpc.show.page.published import SHAPES
 
@@ -161,7 +162,7 @@ def notes(results: Sequence[tuple[str, Result]], shapes: Sequence[str]) -> str:
     labels = {trial.label for _, result in results for trial in result.trials}
     verified = {trial.verified for _, result in results for trial in result.trials}
     told = [_READ_ME, f"Intervals, in brackets: {text.INTERVAL}.", _ABSENT]
-    if any("(sigbus)" in label for label in labels):
+    if any(map(is_stand_in, labels)):
         told.append(_SIGBUS)
     if "zeros" in verified:
         told.append(_ZEROS)

@@ -34,6 +34,7 @@ from kvmpc.show.page.chart import (
     SpansChart,
     StackChart,
 )
+from kvmpc.show.page.pagers import is_none
 
 __all__ = ["Look", "draw", "looks_of"]
 
@@ -86,7 +87,7 @@ def looks_of(keys: Iterable[str]) -> dict[str, Look]:
     found: dict[str, Look] = {}
     turn, nones = 0, 0
     for key in dict.fromkeys(keys):
-        if key.split(",")[0] == "none":
+        if is_none(key):
             found[key] = _NONES[nones % len(_NONES)]
             nones += 1
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -16,6 +15,7 @@ from kvmpc.show.page.chart import (
     Scale,
     far_apart,
 )
+from kvmpc.show.page.pagers import family_of, is_none, readers_of
 from kvmpc.show.page.panels import (
     Panel,
     SummaryOf,
@@ -71,11 +71,9 @@ def readers_families(pagers: Mapping[str, str]) -> dict[str, dict[int, str]]:
     """
     found: dict[str, dict[int, str]] = {}
     for spec, label in pagers.items():
-        if spec.split(",")[0] != "uffd":
-            continue
-        match = re.search(r",readers=(\d+)", spec)
-        family = re.sub(r",readers=\d+", "", label)
-        found.setdefault(family, {})[int(match[1]) if match else 1] = spec
+        readers = readers_of(spec)
+        if readers is not None:
+            found.setdefault(family_of(label), {})[readers] = spec
     return {
         family: dict(sorted(specs.items())) for family, specs in found.items() if len(specs) > 1
     }
@@ -243,7 +241,7 @@ def _readers(
                     )
                 )
     if lines and len(chosen) == 1:
-        lines += _without_readers(panel, chosen[0], families, number, lines)
+        lines += _without_readers(panel, chosen[0], number, lines)
     return LinesChart(
         key=f"readers-{number.key}",
         title=f"{number.title} against readers",
@@ -256,18 +254,13 @@ def _readers(
 
 
 def _without_readers(
-    panel: Panel,
-    index: int,
-    families: Mapping[str, Mapping[int, str]],
-    number: _Number,
-    lines: Sequence[ChartLine],
+    panel: Panel, index: int, number: _Number, lines: Sequence[ChartLine]
 ) -> list[ChartLine]:
     """Return the pagers that need no reader as level lines, for the eye to compare with."""
     xs = [found.x for line in lines for found in line.dots]
-    readers = {spec for specs in families.values() for spec in specs.values()}
     found = []
     for spec, label in shown_pagers(panel).items():
-        if spec in readers or spec.split(",")[0] in ("uffd", "none"):
+        if is_none(spec) or readers_of(spec) is not None:
             continue
         summary = number.summary(panel.points[index], spec)
         if summary is not None:
