@@ -17,16 +17,14 @@ from kvmpc.judge.rows import Row, compare_rows
 from kvmpc.result.points import shown_option
 from kvmpc.result.records import FAILED, Result
 from kvmpc.show.page import text
-from kvmpc.show.page.panels import Panel, of_metric, shown_pagers
+from kvmpc.show.page.panels import Panel
 
 __all__ = [
     "Wording",
     "answer_in_words",
     "change_in_words",
     "fact",
-    "failures_of",
     "place_of",
-    "scaling_of",
     "work_of",
 ]
 
@@ -192,56 +190,6 @@ def _leaders(panel: Panel, answers: Mapping[int, Answer]) -> Iterator[str]:
 def _span(panel: Panel, indices: Sequence[int]) -> str:
     first, last = panel.spell(indices[0]), panel.spell(indices[-1])
     return first if len(indices) == 1 else f"{first} to {last}"
-
-
-def scaling_of(panel: Panel) -> list[tuple[str, ...]]:
-    """Return how each pager scales: label, first rate, peak and where, last rate, last over first.
-
-    Empty where the panel has no axis.
-    """
-    if panel.axis is None:
-        return []
-    rows: list[tuple[str, ...]] = []
-    for spec, label in shown_pagers(panel).items():
-        rates = [
-            (found.median, index)
-            for index, point in enumerate(panel.points)
-            if (found := of_metric("pages_per_s")(point, spec)) is not None
-        ]
-        if len(rates) > 1:
-            peak, where = max(rates)
-            (first, _), (last, _) = rates[0], rates[-1]
-            rows.append(
-                (
-                    label,
-                    text.number(first),
-                    text.number(peak),
-                    panel.spell(where),
-                    text.number(last),
-                    text.percent(last / peak),
-                    text.ratio(last / first),
-                )
-            )
-    return rows
-
-
-def failures_of(panel: Panel) -> list[tuple[str, str, str, str]]:
-    """Return (where, pager, failed or skipped, reason) of what gave no number."""
-    rows = []
-    labels = shown_pagers(panel)
-    for index, point in enumerate(panel.points):
-        place = panel.spell(index) or panel.title
-        for row in compare_rows(point):
-            total = row.ok_trials + row.failed_trials
-            rows += [
-                (place, row.label, f"failed ({row.failed_trials} of {total} trials)", error)
-                for error in row.errors
-            ]
-        rows += [
-            (place, labels.get(skip.pager, skip.pager), "skipped", skip.reason)
-            for skip in point.skipped
-        ]
-    return rows
 
 
 def change_in_words(change: Change) -> str:

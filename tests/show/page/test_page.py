@@ -12,9 +12,7 @@ from html.parser import HTMLParser
 import pytest
 
 from kvmpc.caution import Caution
-from kvmpc.host.facts import fact_names
 from kvmpc.result.records import Result
-from kvmpc.show.page.appendix import SHOWN_FACTS
 from tests.fakes.sweeps import complete, skipped, sweep, trial
 
 Page = Callable[..., str]
@@ -185,7 +183,3 @@ def test_a_result_without_facts_of_its_host_gives_a_page(page: Page, host: objec
 def test_what_a_sweep_asks_stands_above_its_answer(page: Page) -> None:
     text = _read(page(sweep((1, 2), rounds=1, question="Do more readers help?"))).text
     assert "Asked: Do more readers help?" in text
-
-
-def test_every_fact_that_is_shown_at_once_is_one_that_a_host_has() -> None:
-    assert set(SHOWN_FACTS) <= fact_names()

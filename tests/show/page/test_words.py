@@ -9,8 +9,8 @@ from kvmpc.judge.change import change_between
 from kvmpc.result.records import Result
 from kvmpc.show.page import text
 from kvmpc.show.page.panels import panels_of
-from kvmpc.show.page.words import answer_in_words, change_in_words, failures_of, scaling_of, work_of
-from tests.fakes.sweeps import skipped, sweep, trial
+from kvmpc.show.page.words import answer_in_words, change_in_words, work_of
+from tests.fakes.sweeps import sweep, trial
 
 
 def _told(result: Result) -> str:
@@ -98,30 +98,6 @@ def test_nothing_run_and_all_failed_are_said() -> None:
     chance = random.Random(1)
     failed = trial("uffd", 2, 1, chance, status="failed")
     assert "every measured trial failed" in _told(sweep((2,), ("uffd",), trials=(failed,)))
-
-
-def test_failed_and_skipped_rows_come_with_place_and_reason() -> None:
-    chance = random.Random(1)
-    failed = trial("exit", 2, 1, chance, point=1, status="failed")
-    result = sweep((1, 2), ("uffd", "exit"), rounds=1)
-    result = replace(
-        result, trials=(*result.trials, failed), skipped=(skipped(0, "uffd", "no memory"),)
-    )
-    assert failures_of(panels_of(result)[0]) == [
-        ("1 vCPU", "uffd", "skipped", "no memory"),
-        (
-            "2 vCPUs",
-            "exit(sigbus)",
-            "failed (1 of 2 trials)",
-            "vcpu1: page 22 holds the wrong tag",
-        ),
-    ]
-
-
-def test_scaling_tells_where_a_pager_peaks() -> None:
-    rows = {row[0]: row for row in scaling_of(panels_of(sweep((1, 4, 160), rounds=3))[0])}
-    assert rows["uffd"][3] == "4 vCPUs"
-    assert rows["none"][3] == "160 vCPUs"
 
 
 def test_the_work_of_a_sweep_lists_what_was_swept() -> None:
