@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from kvmpc.caution import Caution
 from kvmpc.judge.result_cautions import doubts
+from kvmpc.judge.rows import compare_rows
 from kvmpc.result.records import Result
-from kvmpc.show.page import text, words
-from kvmpc.show.page.markup import bullets, esc, paragraph, table
-from kvmpc.show.page.panels import Panel
+from kvmpc.show.page import text
+from kvmpc.show.page.markup import bullets, esc, heading, paragraph, table
+from kvmpc.show.page.pagers import is_stand_in
+from kvmpc.show.page.panels import Panel, shown_pagers
 from kvmpc.show.page.published import SHAPES
 
-__all__ = ["SHOWN_FACTS", "again", "failures", "hosts", "notes", "warnings"]
+__all__ = ["SHOWN_FACTS", "again", "failures", "failures_of", "hosts", "notes", "warnings"]
 
 _READ_ME = (
     "Each pager was measured on the same guest and memory, one trial of each in every round, the "
@@ -49,11 +51,30 @@ def failures(results: Sequence[tuple[str, Result]], panels: Sequence[Sequence[Pa
         (label, ", ".join(filter(None, [name if len(results) > 1 else "", where])), what, reason)
         for (name, _), found in zip(results, panels, strict=True)
         for panel in found
-        for where, label, what, reason in words.failures_of(panel)
+        for where, label, what, reason in failures_of(panel)
     ]
     if not rows:
         return paragraph("Nothing failed, and nothing was skipped.")
     return table(("pager", "where", "what", "reason"), rows, "No numbers, and why", prose=True)
+
+
+def failures_of(panel: Panel) -> list[tuple[str, str, str, str]]:
+    """Return (where, pager, failed or skipped, reason) of what gave no number."""
+    rows = []
+    labels = shown_pagers(panel)
+    for index, point in enumerate(panel.points):
+        place = panel.spell(index) or panel.title
+        for row in compare_rows(point):
+            total = row.ok_trials + row.failed_trials
+            rows += [
+                (place, row.label, f"failed ({row.failed_trials} of {total} trials)", error)
+                for error in row.errors
+            ]
+        rows += [
+            (place, labels.get(skip.pager, skip.pager), "skipped", skip.reason)
+            for skip in point.skipped
+        ]
+    return rows
 
 
 def warnings(results: Sequence[tuple[str, Result]]) -> str:
@@ -99,7 +120,7 @@ def hosts(results: Sequence[tuple[str, Result]]) -> str:
         shown = [(key, facts[key]) for key in SHOWN_FACTS if key in facts]
         others = [(key, value) for key, value in facts.items() if key not in SHOWN_FACTS]
         if len(results) > 1:
-            told.append(f"<h3>{esc(name)}</h3>\n")
+            told.append(heading(name))
         if not facts:
             told.append(paragraph("This result has no facts of its host."))
             continue
@@ -136,7 +157,7 @@ def again(results: Sequence[tuple[str, Result]]) -> str:
     told = []
     for name, result in results:
         if len(results) > 1:
-            told.append(f"<h3>{esc(name)}</h3>\n")
+            told.append(heading(name))
         told.append(
             f'<pre tabindex="0" aria-label="command">{esc(text.shell_line(result.command))}</pre>\n'
         )
@@ -161,7 +182,7 @@ def notes(results: Sequence[tuple[str, Result]], shapes: Sequence[str]) -> str:
     labels = {trial.label for _, result in results for trial in result.trials}
     verified = {trial.verified for _, result in results for trial in result.trials}
     told = [_READ_ME, f"Intervals, in brackets: {text.INTERVAL}.", _ABSENT]
-    if any("(sigbus)" in label for label in labels):
+    if any(map(is_stand_in, labels)):
         told.append(_SIGBUS)
     if "zeros" in verified:
         told.append(_ZEROS)

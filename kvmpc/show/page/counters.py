@@ -9,6 +9,7 @@ from kvmpc.judge.rows import usable_trials
 from kvmpc.judge.summary import median
 from kvmpc.result.records import Result
 from kvmpc.show.page import text
+from kvmpc.show.page.chart import Table
 from kvmpc.show.page.panels import Panel
 
 __all__ = ["counters"]
@@ -18,10 +19,8 @@ _LEAST: Final = 0.001
 """What happens less often than once in a thousand pages to every pager is left out."""
 
 
-def counters(
-    panel: Panel, pagers: Mapping[str, str]
-) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return headers and rows: each counter by page of each pager, at the panel's last point.
+def counters(panel: Panel, pagers: Mapping[str, str]) -> Table:
+    """Return each counter by page of each pager, at the panel's last point.
 
     No rows where the result has no such counts.
     """
@@ -29,12 +28,12 @@ def counters(
     known = {spec: _by_page(point, spec) for spec in pagers}
     names = dict.fromkeys(name for found in known.values() for name in found)
     shown = [spec for spec in pagers if known[spec]]
-    rows = [
+    rows = tuple(
         (name, *(text.number(known[spec].get(name)) for spec in shown))
         for name in names
         if max(known[spec].get(name, 0) for spec in shown) >= _LEAST
-    ]
-    return ("counter", *(pagers[spec] for spec in shown)), rows
+    )
+    return Table(headers=("counter", *(pagers[spec] for spec in shown)), rows=rows)
 
 
 def _by_page(point: Result, spec: str) -> dict[str, float]:

@@ -10,18 +10,31 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from kvmpc.show.page import text
-from kvmpc.show.page.panels import Chart, Dot, Line
+from kvmpc.show.page.chart import (
+    Chart,
+    ChartLine,
+    CurvesChart,
+    Dot,
+    LinesChart,
+    PartsChart,
+    RowsChart,
+    Scale,
+    SpansChart,
+    StackChart,
+)
+from kvmpc.show.page.pagers import is_none
 
 __all__ = ["Look", "draw", "looks_of"]
 
@@ -74,7 +87,7 @@ def looks_of(keys: Iterable[str]) -> dict[str, Look]:
     found: dict[str, Look] = {}
     turn, nones = 0, 0
     for key in dict.fromkeys(keys):
-        if key.split(",")[0] == "none":
+        if is_none(key):
             found[key] = _NONES[nones % len(_NONES)]
             nones += 1
             continue
@@ -91,10 +104,10 @@ def draw(chart: Chart, looks: Mapping[str, Look], name: str) -> str:
     """Return `chart` as an SVG element; `name` is unique in the page, of letters and hyphens."""
     looks = {**looks, **looks_of(line.key for line in chart.lines if line.key not in looks)}
     with _settings(name):
-        figure = _DRAWN[chart.kind](chart, looks)
+        figure = _drawn(chart, looks)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    return _embedded(stream.getvalue(), name, _spoken(chart))
+    return _embedded(stream.getvalue(), name, text.clean(chart.spoken()))
 
 
 @contextmanager
@@ -109,9 +122,27 @@ def _settings(name: str) -> Iterator[None]:
         yield
 
 
-def _lines(chart: Chart, looks: Mapping[str, Look]) -> Figure:
+def _drawn(chart: Chart, looks: Mapping[str, Look]) -> Figure:
+    match chart:
+        case LinesChart():
+            return _lines(chart, looks)
+        case RowsChart():
+            return _rows(chart, looks)
+        case CurvesChart():
+            return _curves(chart, looks)
+        case SpansChart():
+            return _spans(chart, looks)
+        case PartsChart():
+            return _parts(chart, looks)
+        case StackChart():
+            return _stack(chart, looks)
+        case _:
+            assert_never(chart)
+
+
+def _lines(chart: LinesChart, looks: Mapping[str, Look]) -> Figure:
     figure, axes = _figure(3.4, chart.lines)
-    _scale(axes, chart)
+    _scale(axes, chart.x, chart.y, base=2)
     handles = []
     for line in chart.lines:
         colour, marker, dash = looks[line.key]
@@ -130,15 +161,14 @@ def _lines(chart: Chart, looks: Mapping[str, Look]) -> Figure:
     if chart.one:
         axes.axhline(1, color="#555555", linewidth=0.8)
     _x_ticks(axes, chart)
-    _y_ticks(axes, chart)
+    _y_ticks(axes, chart.y)
     _legend(figure, handles, chart.lines)
     return figure
 
 
-def _rows(chart: Chart, looks: Mapping[str, Look]) -> Figure:
+def _rows(chart: RowsChart, looks: Mapping[str, Look]) -> Figure:
     """Draw one dot a line, its value written beside it."""
-    figure = Figure(figsize=(_WIDTH, 0.75 + 0.3 * len(chart.lines)), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _empty_figure(0.75 + 0.3 * len(chart.lines))
     furthest = max(dot.high for line in chart.lines for dot in line.dots)
     for row, line in enumerate(chart.lines):
         colour, marker, _ = looks[line.key]
@@ -147,22 +177,20 @@ def _rows(chart: Chart, looks: Mapping[str, Look]) -> Figure:
         axes.plot([dot.low, dot.high], [row, row], color=colour, linewidth=3, alpha=0.6)
         axes.plot([dot.y], [row], marker=marker, color=colour, markersize=7)
         axes.annotate(
-            chart.spell(dot.y), (dot.high, row), (8, 0), textcoords="offset points", va="center"
+            chart.y.spell(dot.y), (dot.high, row), (8, 0), textcoords="offset points", va="center"
         )
     axes.set_xlim(0, furthest * 1.14 or 1)
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: chart.spell(value)))
-    axes.set_xlabel(chart.y_label)
+    _values(axes.xaxis, chart.y)
     if chart.one:
         axes.axvline(1, color="#555555", linewidth=0.8)
     _row_names(axes, [line.label for line in chart.lines])
     return figure
 
 
-def _spans(chart: Chart, looks: Mapping[str, Look]) -> Figure:
+def _spans(chart: SpansChart, looks: Mapping[str, Look]) -> Figure:
     """Draw lowest to highest thin, the inner dots thick, the middle one as a marker."""
-    figure = Figure(figsize=(_WIDTH, 0.75 + 0.3 * len(chart.lines)), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _empty_figure(0.75 + 0.3 * len(chart.lines))
     for row, line in enumerate(chart.lines):
         colour, marker, _ = looks[line.key]
         lowest, low, middle, high, highest = (dot.y for dot in line.dots)
@@ -170,27 +198,21 @@ def _spans(chart: Chart, looks: Mapping[str, Look]) -> Figure:
         axes.plot([low, high], [row, row], color=colour, linewidth=5, alpha=0.55)
         axes.plot([middle], [row], marker=marker, color=colour, markersize=7)
     axes.xaxis.set_major_locator(MaxNLocator(7))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: chart.spell(value)))
     axes.axvline(1, color="#555555", linewidth=0.8)
-    axes.set_xlabel(chart.y_label)
+    _values(axes.xaxis, chart.y)
     _row_names(axes, [line.label for line in chart.lines])
     return figure
 
 
-def _parts(chart: Chart, looks: Mapping[str, Look]) -> Figure:
-    """Draw several lines' dots beside each other on the same rows; the x label names the rows."""
-    rows = chart.table[1:]
-    named = {round(dot.x) for line in chart.lines for dot in line.dots}
-    place = {number: row for row, number in enumerate(sorted(named))}
-    figure = Figure(
-        figsize=(_WIDTH, 1.1 + 0.22 * len(chart.lines) * len(place)), layout="constrained"
-    )
-    axes = figure.add_subplot()
+def _parts(chart: PartsChart, looks: Mapping[str, Look]) -> Figure:
+    """Draw the lines' dots beside each other on the same rows."""
+    labels = [row[0] for row in chart.table.rows]
+    figure, axes = _empty_figure(1.1 + 0.22 * len(chart.lines) * len(labels))
     handles = []
     for turn, line in enumerate(chart.lines):
         colour, marker, _ = looks[line.key]
         shift = 0.7 * ((turn + 0.5) / len(chart.lines) - 0.5)
-        rows_at = [place[round(dot.x)] + shift for dot in line.dots]
+        rows_at = [dot.x + shift for dot in line.dots]
         for at, dot in zip(rows_at, line.dots, strict=True):
             axes.plot([dot.low, dot.high], [at, at], color=colour, linewidth=1.5, alpha=0.6)
         handles += axes.plot(
@@ -205,18 +227,16 @@ def _parts(chart: Chart, looks: Mapping[str, Look]) -> Figure:
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(_log_ticks(low, high))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: chart.spell(value)))
-    axes.set_xlabel(chart.y_label)
-    _row_names(axes, [row[0] for row in rows])
+    _values(axes.xaxis, chart.y)
+    _row_names(axes, labels)
     _legend(figure, handles, chart.lines)
     return figure
 
 
-def _stack(chart: Chart, looks: Mapping[str, Look]) -> Figure:
+def _stack(chart: StackChart, looks: Mapping[str, Look]) -> Figure:
     """Draw lines' dots end to end on each row, told apart by hatching too."""
-    labels = [row[0] for row in chart.table[1:]]
-    figure = Figure(figsize=(_WIDTH, 1.1 + 0.34 * len(labels)), layout="constrained")
-    axes = figure.add_subplot()
+    labels = [row[0] for row in chart.table.rows]
+    figure, axes = _empty_figure(1.1 + 0.34 * len(labels))
     ends = [0.0] * len(labels)
     handles = []
     for turn, line in enumerate(chart.lines):
@@ -232,19 +252,20 @@ def _stack(chart: Chart, looks: Mapping[str, Look]) -> Figure:
         ends = [end + dot.y for end, dot in zip(ends, line.dots, strict=True)]
         handles.append(bars)
     for row, end in enumerate(ends):
-        axes.annotate(chart.spell(end), (end, row), (6, 0), textcoords="offset points", va="center")
+        axes.annotate(
+            chart.y.spell(end), (end, row), (6, 0), textcoords="offset points", va="center"
+        )
     axes.set_xlim(0, max(ends) * 1.14 or 1)
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: chart.spell(value)))
-    axes.set_xlabel(chart.y_label)
+    _values(axes.xaxis, chart.y)
     _row_names(axes, labels)
     _legend(figure, handles, chart.lines)
     return figure
 
 
-def _curves(chart: Chart, looks: Mapping[str, Look]) -> Figure:
+def _curves(chart: CurvesChart, looks: Mapping[str, Look]) -> Figure:
     figure, axes = _figure(3.6, chart.lines)
-    _scale(axes, chart)
+    _scale(axes, chart.x, chart.y, base=10)
     handles = []
     for line in chart.lines:
         colour, marker, dash = looks[line.key]
@@ -258,42 +279,35 @@ def _curves(chart: Chart, looks: Mapping[str, Look]) -> Figure:
             marker=marker,
             markevery=every,
         )
-    if chart.x_log:
+    if chart.x.log:
         low, high = axes.get_xlim()
         axes.xaxis.set_major_locator(_log_ticks(low, high))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(8))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: chart.spell_x(value)))
-    axes.set_xlabel(chart.x_label)
-    _y_ticks(axes, chart)
+    _values(axes.xaxis, chart.x)
+    _y_ticks(axes, chart.y)
     _legend(figure, handles, chart.lines)
     return figure
 
 
-_DRAWN: Final[Mapping[str, Callable[[Chart, Mapping[str, Look]], Figure]]] = {
-    "lines": _lines,
-    "rows": _rows,
-    "spans": _spans,
-    "parts": _parts,
-    "stack": _stack,
-    "curves": _curves,
-}
+def _figure(height: float, lines: Sequence[ChartLine]) -> tuple[Figure, Axes]:
+    """Return axes so high, and room for the legend of `lines` below them."""
+    return _empty_figure(height + 0.2 * -(-len(lines) // _columns(lines)))
 
 
-def _figure(height: float, lines: Sequence[Line]) -> tuple[Figure, Axes]:
-    legend_rows = -(-len(lines) // _columns(lines))
-    figure = Figure(figsize=(_WIDTH, height + 0.2 * legend_rows), layout="constrained")
+def _empty_figure(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
-def _columns(lines: Sequence[Line]) -> int:
+def _columns(lines: Sequence[ChartLine]) -> int:
     longest = min(_LABEL_LETTERS, max(len(line.label) for line in lines))
     return max(1, min(4, 92 // (longest + 9)))
 
 
-def _legend(figure: Figure, handles: Sequence[Any], lines: Sequence[Line]) -> None:
+def _legend(figure: Figure, handles: Sequence[Any], lines: Sequence[ChartLine]) -> None:
     figure.legend(
         handles,
         [_label(line.label) for line in lines],
@@ -321,10 +335,10 @@ def _bars(dots: Sequence[Dot]) -> list[list[float]]:
     return [[dot.y - dot.low for dot in dots], [dot.high - dot.y for dot in dots]]
 
 
-def _scale(axes: Axes, chart: Chart) -> None:
-    if chart.x_log:
-        axes.set_xscale("log", base=10 if chart.kind == "curves" else 2)
-    if chart.y_log:
+def _scale(axes: Axes, x: Scale, y: Scale, base: int) -> None:
+    if x.log:
+        axes.set_xscale("log", base=base)
+    if y.log:
         axes.set_yscale("log")
 
 
@@ -332,7 +346,7 @@ def _log_ticks(low: float, high: float) -> LogLocator:
     return LogLocator(10, subs=(1.0,) if high / low > 1000 else (1.0, 2.0, 5.0), numticks=12)
 
 
-def _x_ticks(axes: Axes, chart: Chart) -> None:
+def _x_ticks(axes: Axes, chart: LinesChart) -> None:
     """Put ticks at the values that were measured, as many as have room."""
     values = sorted({dot.x for line in chart.lines for dot in line.dots})
     low, high = axes.transData.transform([(values[0], 1), (values[-1], 1)])[:, 0]
@@ -344,37 +358,24 @@ def _x_ticks(axes: Axes, chart: Chart) -> None:
             kept.append(value)
     axes.xaxis.set_major_locator(FixedLocator(kept))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: chart.spell_x(value)))
-    axes.set_xlabel(chart.x_label)
+    _values(axes.xaxis, chart.x)
 
 
-def _y_ticks(axes: Axes, chart: Chart) -> None:
-    if chart.y_log:
+def _y_ticks(axes: Axes, y: Scale) -> None:
+    if y.log:
         low, high = axes.get_ylim()
         axes.yaxis.set_major_locator(_log_ticks(low, high))
         axes.yaxis.set_minor_locator(NullLocator())
     else:
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(6))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: chart.spell(value)))
-    axes.set_ylabel(chart.y_label)
+    _values(axes.yaxis, y)
 
 
-def _spoken(chart: Chart) -> str:
-    """Return the chart in words, for who cannot see it; every number is in the table below it."""
-    told = []
-    for line in chart.lines[:12]:
-        first, last = line.dots[0], line.dots[-1]
-        if chart.kind == "lines" and len(line.dots) > 1:
-            told.append(
-                f"{line.label}: {chart.spell(first.y)} at {chart.spell_x(first.x)} to "
-                f"{chart.spell(last.y)} at {chart.spell_x(last.x)}"
-            )
-        elif chart.kind in ("lines", "rows"):
-            told.append(f"{line.label}: {chart.spell(first.y)}")
-        else:
-            told.append(line.label)
-    return text.clean(f"{chart.title}, {chart.y_label}. {'; '.join(told)}.")
+def _values(axis: Axis, scale: Scale) -> None:
+    """Write an axis's values and its label."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: scale.spell(value)))
+    axis.set_label_text(scale.label)
 
 
 def _embedded(document: str, name: str, spoken: str) -> str:

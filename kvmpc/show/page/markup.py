@@ -7,12 +7,22 @@ from collections.abc import Iterable, Sequence
 
 from kvmpc.show.page import text
 
-__all__ = ["bullets", "esc", "paragraph", "rows_table", "table"]
+__all__ = ["answer", "bullets", "esc", "heading", "paragraph", "rows_table", "table"]
 
 
 def esc(told: object) -> str:
     """Return a text as HTML."""
     return html.escape(text.clean(str(told)), quote=True)
+
+
+def heading(told: str, level: int = 3) -> str:
+    """Return a heading, nothing for an empty text."""
+    return f"<h{level}>{esc(told)}</h{level}>\n" if told else ""
+
+
+def answer(lead: str, more: Iterable[str] = ()) -> str:
+    """Return what a reader came for, set apart: a sentence, and what qualifies it."""
+    return f'<div class="answer">\n{paragraph(lead, "lead")}{bullets(more)}</div>\n'
 
 
 def paragraph(told: str, style: str = "") -> str:

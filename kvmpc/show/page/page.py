@@ -10,16 +10,16 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
-from kvmpc.judge.rows import compare_rows
+from kvmpc.judge.change import change_between, host_differences
 from kvmpc.result.records import Result
-from kvmpc.show.page import appendix, compare, text, words
+from kvmpc.show.page import appendix, compare, tables, words
+from kvmpc.show.page.chart import Chart, Table
 from kvmpc.show.page.counters import counters
 from kvmpc.show.page.draw import Look, draw, looks_of
-from kvmpc.show.page.markup import bullets, esc, paragraph, rows_table, table
-from kvmpc.show.page.panels import Chart, Panel, panels_of, shown_pagers
+from kvmpc.show.page.markup import answer, bullets, esc, heading, paragraph, rows_table, table
+from kvmpc.show.page.panels import Panel, panels_of, shown_pagers
 from kvmpc.show.page.published import shape_chart
 from kvmpc.show.page.rate_charts import charts_of
-from kvmpc.show.table import verdict_of
 
 __all__ = ["render"]
 
@@ -89,13 +89,9 @@ def _answers(results: Sequence[tuple[str, Result]], panels: Sequence[Sequence[Pa
         if result.question:
             told.append(paragraph(f"Asked: {result.question}"))
         for panel in found:
+            wording = words.answer_in_words(panel)
             heads = [name] * (len(results) > 1) + [panel.title] * bool(panel.title)
-            answer = words.answer_of(panel)
-            heading = f"<h3>{esc(', '.join(heads))}</h3>\n" if heads else ""
-            told.append(
-                f'{heading}<div class="answer">\n{paragraph(answer.lead, "lead")}'
-                f"{bullets(filter(None, answer.more))}</div>\n"
-            )
+            told.append(heading(", ".join(heads)) + answer(wording.lead, wording.more))
         told.append(paragraph(f"On {words.place_of(result)}.", "place"))
         if result.warnings:
             told.append(
@@ -114,7 +110,7 @@ def _comparison(
     (first_name, first), *others = results
     told, apart = [], []
     for number, (name, result) in enumerate(others):
-        differ = compare.host_differences(first, result)
+        differ = host_differences(first, result)
         if differ:
             apart.append(
                 paragraph(
@@ -135,60 +131,31 @@ def _compared(
     looks: Mapping[str, Look],
     key: str,
 ) -> str:
-    found = compare.compare(first, second)
+    change = change_between(first, second)
     kernels = [words.fact(result, "kernel", "release") for result in (first, second)]
     told = [
-        f"<h3>{esc(f'{first_name} (before) and {name} (after)')}</h3>\n",
+        heading(f"{first_name} (before) and {name} (after)"),
         paragraph(
             f"The same host, Linux {kernels[0]} before and {kernels[1]} after."
             if kernels[0] != kernels[1]
             else f"The same host and the same kernel, Linux {kernels[0]}."
         ),
-        f'<div class="answer">\n{paragraph(words.verdict_of(found), "lead")}</div>\n',
+        answer(words.change_in_words(change)),
         paragraph(
             "Of intervals at 95 %, one in twenty leaves 1 out by chance: to decide whether a row "
             "became worse, use kvmpc check, which tests it.",
             "note",
         ),
     ]
-    if found.rows:
-        told.append(
-            table(
-                (
-                    "pager",
-                    "where",
-                    "pages/s before",
-                    "after",
-                    "rate after/before",
-                    "p99 fault after/before",
-                    "CPU per GiB after/before",
-                ),
-                [_compared_row(row) for row in found.rows],
-                "Medians, and their ratios with 95 % bootstrap intervals",
-            )
-        )
+    caption = "Medians, and their ratios with 95 % bootstrap intervals"
+    told.append(_table(compare.changed_table(change), caption))
     told += [
-        _figure(compare.chart_of(before, after, "ba"), looks, f"{key}-{number}")
-        for number, (before, after) in enumerate(found.panels)
+        _figure(compare.change_chart(before, after), looks, f"{key}-{number}")
+        for number, (before, after) in enumerate(compare.panels_of_both(first, second))
     ]
-    if found.unmatched:
-        headers = ("pager", "where", "only in", "why")
-        told.append(table(headers, found.unmatched, "Rows that were not compared", prose=True))
-    told.append(bullets(dict.fromkeys(map(str, found.cautions))))
+    told.append(_table(compare.unmatched_table(change), "Rows that were not compared", prose=True))
+    told.append(bullets(dict.fromkeys(map(str, change.cautions))))
     return "".join(told)
-
-
-def _compared_row(row: compare.Row) -> tuple[str, ...]:
-    return (
-        row.label,
-        row.where or "-",
-        text.number(row.before.get("pages_per_s")),
-        text.number(row.after.get("pages_per_s")),
-        *(
-            text.interval(row.ratios.get(name))
-            for name in ("pages_per_s", "fault_p99_ns", "cpu_s_per_gib")
-        ),
-    )
 
 
 def _result(
@@ -198,76 +165,48 @@ def _result(
     shapes: Sequence[str],
     key: str,
 ) -> str:
-    told = []
-    for number, panel in enumerate(panels):
-        if panel.title:
-            told.append(f"<h3>{esc(panel.title)}</h3>\n")
-        if panel.follows:
-            told.append(
-                paragraph(
-                    f"Changes with {panel.axis.label if panel.axis else ''}: "
-                    f"{', '.join(panel.follows)}.",
-                    "note",
-                )
-            )
-        if panel.axis is None:
-            told.append(_numbers(panel))
-        told.append(_scaling(panel))
-        charts = [*charts_of(panel), *(shape_chart(panel, name) for name in shapes)]
-        if all(chart.absent for chart in charts):
-            told.append(paragraph("No charts: no pager has a measured trial that verified."))
-            continue
-        told += [_figure(c, looks, f"{key}p{number}-{c.key}") for c in charts if not c.absent]
-        headers, counted = counters(panel, shown_pagers(panel))
-        if counted:
-            place = panel.at(len(panel.points) - 1)
-            told.append(f"<h4>{esc(f'Counters, for each page {place}'.strip())}</h4>\n")
-            told.append(table(headers, counted, "KVM's own counters and context switches by page"))
-        missing = [f"{c.title}. {c.absent}" for c in charts if c.absent]
-        if missing:
-            told.append(f"<h4>Charts that this result has no data for</h4>\n{bullets(missing)}")
-        if panel.axis is not None:
-            told.append(f"<h4>All points</h4>\n{_numbers(panel)}")
-    return paragraph(f"Work: {words.work_of(result)}.") + "".join(told)
+    told = [paragraph(f"Work: {words.work_of(result)}.")]
+    told += [_panel(panel, looks, shapes, f"{key}p{number}") for number, panel in enumerate(panels)]
+    return "".join(told)
+
+
+def _panel(panel: Panel, looks: Mapping[str, Look], shapes: Sequence[str], key: str) -> str:
+    """Return a panel: one point with its numbers first, several with theirs below the charts."""
+    told = [heading(panel.title)]
+    if panel.axis is None:
+        told.append(_numbers(panel))
+    elif panel.follows:
+        listed = ", ".join(panel.follows)
+        told.append(paragraph(f"Changes with {panel.axis.label}: {listed}.", "note"))
+    told.append(_table(tables.scaling(panel), "How each pager scales, pages/s"))
+    charts = [*charts_of(panel), *(shape_chart(panel, name) for name in shapes)]
+    drawn = [chart for chart in charts if chart.lines]
+    if not drawn:
+        told.append(paragraph("No charts: no pager has a measured trial that verified."))
+        return "".join(told)
+    told += [_figure(chart, looks, f"{key}-{chart.key}") for chart in drawn]
+    counted = counters(panel, shown_pagers(panel))
+    if counted.rows:
+        told.append(heading(panel.titled("Counters, for each page"), 4))
+        told.append(_table(counted, "KVM's own counters and context switches by page"))
+    missing = [f"{chart.title}. {chart.absent}" for chart in charts if not chart.lines]
+    if missing:
+        told.append(heading("Charts that this result has no data for", 4) + bullets(missing))
+    if panel.axis is not None:
+        told.append(heading("All points", 4) + _numbers(panel))
+    return "".join(told)
 
 
 def _numbers(panel: Panel) -> str:
-    """Return the table of a panel: what the terminal shows, for each point."""
-    groups = []
-    for index, point in enumerate(panel.points):
-        rows = [
-            (
-                row.label,
-                text.number(row.pages_per_s),
-                text.number(row.mib_per_s),
-                text.interval(row.ratio).replace(" [", "\n["),
-                text.percent(row.share_of_none),
-                text.duration(row.fault_p50_ns),
-                text.duration(row.fault_p99_ns),
-                text.number(row.cpu_s_per_gib),
-                verdict_of(row, point),
-                str(row.ok_trials),
-            )
-            for row in compare_rows(point)
-        ]
-        groups.append((panel.spell(index), rows))
-    headers = (
-        "pager", "pages/s", "MiB/s", "ratio", "of none", "fault p50", "fault p99", "CPU s/GiB",
-        "verified", "rounds",
-    )  # fmt: skip
-    return rows_table(headers, groups, "Medians over rounds; ratio to the first pager that fetches")
-
-
-def _scaling(panel: Panel) -> str:
-    scaling = words.scaling_of(panel)
-    if not scaling:
-        return ""
-    headers = ("pager", "first", "peak", "peak at", "last", "last of peak", "last over first")
-    return table(headers, scaling, "How each pager scales, pages/s")
+    return rows_table(
+        tables.NUMBER_HEADERS,
+        tables.number_groups(panel),
+        "Medians over rounds; ratio to the first pager that fetches",
+    )
 
 
 def _figure(chart: Chart, looks: Mapping[str, Look], name: str) -> str:
-    if chart.absent:
+    if not chart.lines:
         return paragraph(f"{chart.title}. {chart.absent}", "absent")
     name = re.sub(r"[^A-Za-z0-9-]", "-", name)
     return (
@@ -275,42 +214,10 @@ def _figure(chart: Chart, looks: Mapping[str, Look], name: str) -> str:
         f"{paragraph(chart.note, 'note')}"
         f'<div class="body">\n{draw(chart, looks, name)}\n'
         "<details open><summary>The numbers of this chart</summary>\n"
-        f"{_data(chart)}</details>\n</div>\n</figure>\n"
+        f"{_table(chart.table, chart.title)}</details>\n</div>\n</figure>\n"
     )
 
 
-def _data(chart: Chart) -> str:
-    if chart.table:
-        return table(chart.table[0], chart.table[1:], chart.title)
-    if chart.kind == "rows":
-        return table(
-            ("pager", chart.y_label, "interval", "rounds"),
-            [
-                (
-                    line.label,
-                    chart.spell(dot.y),
-                    _interval(chart, dot.low, dot.high, dot.n),
-                    str(dot.n),
-                )
-                for line in chart.lines
-                for dot in line.dots[:1]
-            ],
-            chart.title,
-        )
-    xs = sorted({dot.x for line in chart.lines for dot in line.dots})
-    rows = []
-    for line in chart.lines:
-        by_x = {dot.x: dot for dot in line.dots}
-        cells = [
-            text.ABSENT
-            if (dot := by_x.get(x)) is None
-            else f"{chart.spell(dot.y)}\n{_interval(chart, dot.low, dot.high, dot.n)}".strip()
-            for x in xs
-        ]
-        rows.append((line.label, *cells))
-    headers = (f"{chart.y_label}, by {chart.x_label}", *(chart.spell_x(x) for x in xs))
-    return table(headers, rows, chart.title)
-
-
-def _interval(chart: Chart, low: float, high: float, n: int) -> str:
-    return text.span(low, high, chart.spell) if n > 1 or low < high else ""
+def _table(cells: Table, caption: str, *, prose: bool = False) -> str:
+    """Return a table, nothing where it has no rows."""
+    return table(cells.headers, cells.rows, caption, prose=prose) if cells.rows else ""

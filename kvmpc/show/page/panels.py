@@ -1,14 +1,13 @@
-"""From results to what charts draw: panels, lines, dots, with no drawing and no HTML.
+"""A result taken apart for its charts: panels, and the lines that a number has in one.
 
-A result taken apart gives *panels*: the points that differ in one axis only (vCPUs, if they vary),
-so that a line is always one pager on one kind of work. Pure functions; what was not measured gives
-a chart without lines, whose `absent` says what would give them.
+A *panel* is the points that differ in one axis only (vCPUs, if they vary), so that a line is always
+one pager on one kind of work. Pure functions; what was not measured gives no dot and no line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Final
 
 from kvmpc.judge.rows import baseline_pager, paired_ratios, reference_pager, usable_trials
@@ -16,31 +15,34 @@ from kvmpc.judge.summary import Summary, summarise, summarise_ratios
 from kvmpc.result.points import HOW_OFTEN, points_of, shown_option
 from kvmpc.result.records import Result, TrialResult
 from kvmpc.show.page import text
+from kvmpc.show.page.chart import ChartLine, Dot, LinesChart, RowsChart, Scale, far_apart
 from kvmpc.units import format_bytes
 
 __all__ = [
-    "NOT_WORK",
-    "Axis",
-    "Chart",
-    "Dot",
-    "Line",
     "Panel",
+    "PanelAxis",
+    "SummaryOf",
     "against_axis",
+    "dot_of",
     "metric",
     "metrics_by_round",
+    "of_metric",
+    "of_ratio",
+    "panel_chart",
     "panels_of",
     "shown_pagers",
 ]
 
 
+SummaryOf = Callable[[Result, str], Summary | None]
+"""One number of a pager at a point, over its rounds; None where it was not measured."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Axis:
-    """What the points of a panel differ in. log: whether every value can stand on a log scale."""
+class PanelAxis(Scale):
+    """What the points of a panel differ in; log where every value can stand on such a scale."""
 
     option: str
-    label: str
-    spell: Callable[[float], str] = text.short
-    log: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,7 @@ class Panel:
     """
 
     title: str
-    axis: Axis | None
+    axis: PanelAxis | None
     xs: tuple[float, ...]
     points: tuple[Result, ...]
     follows: tuple[str, ...] = ()
@@ -63,6 +65,10 @@ class Panel:
     def at(self, index: int) -> str:
         """Return where a point lies: ``at 160 vCPUs``, or "" where there is one point."""
         return "" if self.axis is None else f"at {self.spell(index)}"
+
+    def titled(self, title: str, index: int = -1) -> str:
+        """Return a title with where the point lies, the last one unless told otherwise."""
+        return f"{title} {self.at(index)}".strip()
 
     def spell(self, index: int) -> str:
         """Return the point's value with its name: ``160 vCPUs``."""
@@ -74,55 +80,6 @@ class Panel:
         return f"{self.axis.label} {value}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dot:
-    """A median at `x` with its interval (low = high = y where one value is all there is)."""
-
-    x: float
-    y: float
-    low: float
-    high: float
-    n: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """One line of a chart. key: what decides its colour and marker, the same in every chart."""
-
-    key: str
-    label: str
-    dots: tuple[Dot, ...]
-    published: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chart:
-    """What one chart shows, and the table below it.
-
-    kind: ``lines`` (against an axis), ``rows`` (one dot a pager), ``curves`` (dense x and y),
-        ``spans`` (a spread per pager), ``parts`` (several dots a pager), ``stack`` (shares end to
-        end, x is the row).
-    note: how to read it. spell: writes a y value; spell_x: an x value.
-    absent: instead of lines, why there are none and what would give them.
-    table: headers and rows, where the lines themselves would make no table.
-    """
-
-    key: str
-    title: str
-    kind: str
-    y_label: str
-    note: str = ""
-    x_label: str = ""
-    lines: tuple[Line, ...] = ()
-    spell: Callable[[float], str] = text.short
-    spell_x: Callable[[float], str] = text.short
-    x_log: bool = False
-    y_log: bool = False
-    one: bool = False
-    absent: str = ""
-    table: tuple[tuple[str, ...], ...] = field(default=())
-
-
 _AXES: Final[Mapping[str, tuple[str, Callable[[float], str]]]] = {
     "vcpus": ("vCPUs", lambda value: f"{value:.0f}"),
     "fetch_delay_ns": ("fetch delay", lambda value: text.duration(value) if value else "0"),
@@ -131,7 +88,7 @@ _AXES: Final[Mapping[str, tuple[str, Callable[[float], str]]]] = {
 }
 """Options that may be an axis, the first that varies first."""
 
-NOT_WORK: Final = frozenset({*HOW_OFTEN, "seed"})
+_NOT_WORK: Final = frozenset({*HOW_OFTEN, "seed"})
 """Options that do not change what a trial is."""
 
 
@@ -140,7 +97,7 @@ def panels_of(result: Result) -> list[Panel]:
     if len(result.points) < 2:
         return [Panel(title="", axis=None, xs=(0.0,), points=tuple(points_of(result)[:1]))]
     points = points_of(result)
-    names = sorted({name for point in result.points for name in point.options} - NOT_WORK)
+    names = sorted({name for point in result.points for name in point.options} - _NOT_WORK)
     varying = [n for n in names if len({repr(point.options.get(n)) for point in points}) > 1]
     axis = next((n for n in _AXES if n in varying and _numeric(points, n)), None)
     follows = [n for n in varying if n != axis and axis and _follows(points, n, axis)]
@@ -160,7 +117,7 @@ def _panel(title: str, option: str | None, group: list[Result], follows: list[st
         by_x.setdefault(_value(point, option), point)
     xs = sorted(by_x)
     label, spell = _AXES[option]
-    axis = Axis(option=option, label=label, spell=spell, log=xs[0] > 0)
+    axis = PanelAxis(option=option, label=label, spell=spell, log=xs[0] > 0)
     if len(xs) == 1:
         place = spell(xs[0])
         title = ", ".join(filter(None, [title, f"{label} {place}"]))
@@ -225,8 +182,8 @@ def shown_pagers(panel: Panel) -> dict[str, str]:
 def against_axis(
     panel: Panel,
     pagers: Mapping[str, str],
-    summary_of: Callable[[Result, str], Summary | None],
-) -> tuple[Line, ...]:
+    summary_of: SummaryOf,
+) -> tuple[ChartLine, ...]:
     """Return a line for each pager that has a number at one point of the panel or more."""
     lines = []
     for spec, label in pagers.items():
@@ -234,23 +191,48 @@ def against_axis(
         for x, point in zip(panel.xs, panel.points, strict=True):
             found = summary_of(point, spec)
             if found is not None:
-                dots.append(dot(x, found))
+                dots.append(dot_of(x, found))
         if dots:
-            lines.append(Line(key=spec, label=label, dots=tuple(dots)))
+            lines.append(ChartLine(key=spec, label=label, dots=tuple(dots)))
     return tuple(lines)
 
 
-def dot(x: float, summary: Summary) -> Dot:
+def panel_chart(
+    panel: Panel,
+    pagers: Mapping[str, str],
+    summary_of: SummaryOf,
+    *,
+    key: str,
+    title: str,
+    y: Scale,
+    note: str,
+    absent: str,
+    one: bool = False,
+) -> LinesChart | RowsChart:
+    """Return a number against the panel's axis, or where it has none, a row for each pager.
+
+    y: its scale is log only where it may be and the values need it.
+    """
+    lines = against_axis(panel, pagers, summary_of)
+    y = replace(y, log=y.log and far_apart(lines))
+    if panel.axis is None:
+        return RowsChart(key=key, title=title, y=y, lines=lines, absent=absent, note=note, one=one)
+    return LinesChart(
+        key=key, title=title, x=panel.axis, y=y, lines=lines, absent=absent, note=note, one=one
+    )
+
+
+def dot_of(x: float, summary: Summary) -> Dot:
     """Return a summary as a dot at `x`."""
     return Dot(x=x, y=summary.median, low=summary.low, high=summary.high, n=summary.n)
 
 
-def of_metric(name: str) -> Callable[[Result, str], Summary | None]:
+def of_metric(name: str) -> SummaryOf:
     """Return the function that summarises a metric over a pager's rounds."""
     return lambda point, spec: summarise(metrics_by_round(point, spec, name).values())
 
 
-def of_ratio(fetches: bool) -> Callable[[Result, str], Summary | None]:
+def of_ratio(fetches: bool) -> SummaryOf:
     """Return the function that summarises the rate over the baseline's, or over the reference's.
 
     fetches: True for the first pager that fetches (1.00), False for the first that does not.

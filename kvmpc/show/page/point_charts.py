@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -11,7 +11,16 @@ from kvmpc.judge.summary import median
 from kvmpc.result.histogram import cycles_to_ns
 from kvmpc.result.records import Result, TrialResult
 from kvmpc.show.page import text
-from kvmpc.show.page.panels import Chart, Dot, Line, Panel, metrics_by_round
+from kvmpc.show.page.chart import (
+    ChartLine,
+    CurvesChart,
+    Dot,
+    PartsChart,
+    Scale,
+    SpansChart,
+    Table,
+)
+from kvmpc.show.page.panels import Panel, metrics_by_round
 
 __all__ = ["fairness", "latency", "split", "spreads_of", "survival", "timeline"]
 
@@ -19,43 +28,50 @@ _QUANTILES: Final = (0.1, 0.5, 0.9, 0.99, 0.999)
 _FULL: Final = "full_speed_touches_per_s"
 _PARTS: Final = ("noticed", "fetch", "install", "back", "install_back")
 
+_Pair = tuple[float | None, float | None]
 
-def latency(panel: Panel, pagers: Mapping[str, str]) -> list[Chart]:
+
+def latency(panel: Panel, pagers: Mapping[str, str]) -> list[CurvesChart]:
     """Return the fault times' distribution at the first and at the last point of the panel."""
     indices = dict.fromkeys((0, len(panel.points) - 1))
     return [_latency(panel, pagers, index) for index in indices]
 
 
-def _latency(panel: Panel, pagers: Mapping[str, str], index: int) -> Chart:
-    point = panel.points[index]
-    lines, rows = [], []
-    for spec, label in pagers.items():
-        buckets = _buckets_ns(usable_trials(point, spec))
-        if not buckets or point.options.get("overlap"):
-            continue
-        lines.append(Line(key=spec, label=label, dots=tuple(survival(buckets))))
-        cells = [text.duration(_quantile(buckets, q)) for q in _QUANTILES]
-        touches = sum(count for _, count in buckets)
-        rows.append((label, *cells, text.duration(buckets[-1][0]), f"{touches:,}"))
-    place = panel.at(index)
-    return Chart(
+def _latency(panel: Panel, pagers: Mapping[str, str], index: int) -> CurvesChart:
+    buckets = _fault_times(panel.points[index], pagers)
+    return CurvesChart(
         key=f"latency-{index}" if index else "latency",
-        title=f"Distribution of fault times {place}".strip(),
-        kind="curves",
-        y_label="share of touches that took longer",
-        x_label="time of a touch, by the guest's clock",
+        title=panel.titled("Distribution of fault times", index),
+        x=Scale(label="time of a touch, by the guest's clock", spell=text.duration, log=True),
+        y=Scale(label="share of touches that took longer", spell=text.percent, log=True),
         note="Survival: the share of touches that took longer than x; both scales are "
         "logarithmic, so the tail shows. Farther left is better. Of all measured rounds.",
-        lines=tuple(lines),
-        spell=text.percent,
-        spell_x=text.duration,
-        x_log=True,
-        y_log=True,
-        absent=""
-        if lines
-        else "Not in this result: no fault was timed (with overlap most touches are no faults).",
-        table=(("pager", "p10", "p50", "p90", "p99", "p99.9", "longest", "touches"), *rows),
+        lines=tuple(
+            ChartLine(key=spec, label=pagers[spec], dots=tuple(survival(times)))
+            for spec, times in buckets.items()
+        ),
+        absent="Not in this result: no fault was timed (with overlap most touches are no faults).",
+        table=Table(
+            headers=("pager", "p10", "p50", "p90", "p99", "p99.9", "longest", "touches"),
+            rows=tuple(
+                (
+                    pagers[spec],
+                    *(text.duration(_quantile(times, q)) for q in _QUANTILES),
+                    text.duration(times[-1][0]),
+                    f"{sum(touches for _, touches in times):,}",
+                )
+                for spec, times in buckets.items()
+            ),
+        ),
     )
+
+
+def _fault_times(point: Result, pagers: Iterable[str]) -> dict[str, list[tuple[float, int]]]:
+    """Return the buckets of each pager whose faults were timed."""
+    if point.options.get("overlap"):
+        return {}
+    buckets = {spec: _buckets_ns(usable_trials(point, spec)) for spec in pagers}
+    return {spec: times for spec, times in buckets.items() if times}
 
 
 def _buckets_ns(trials: Sequence[TrialResult]) -> list[tuple[float, int]]:
@@ -79,7 +95,7 @@ def survival(buckets: Sequence[tuple[float, int]]) -> list[Dot]:
     dots = [(ns, share if share > 0 else 1 / total) for ns, share in shares]
     if len(dots) == 1:
         dots.insert(0, (dots[0][0] * 15 / 16, 1.0))
-    return [Dot(x=ns, y=share, low=share, high=share) for ns, share in dots]
+    return [Dot.exact(ns, share) for ns, share in dots]
 
 
 def _quantile(buckets: Sequence[tuple[float, int]], quantile: float) -> float:
@@ -91,79 +107,89 @@ def _quantile(buckets: Sequence[tuple[float, int]], quantile: float) -> float:
     return buckets[-1][0]
 
 
-def split(panel: Panel, pagers: Mapping[str, str]) -> Chart:
+def split(panel: Panel, pagers: Mapping[str, str]) -> PartsChart:
     """Return where a fault's time goes at the last point, by `_PARTS`."""
-    point = panel.points[-1]
-    lines = []
-    table: list[tuple[str, ...]] = [
-        ("pager", *(f"{_part(part)} {q}" for part in _PARTS for q in ("p50", "p99")))
-    ]
-    medians = {
-        (spec, part, q): median(metrics_by_round(point, spec, f"{part}_{q}_ns").values())
-        for spec in pagers
-        for part in _PARTS
-        for q in ("p50", "p99")
-    }
-    for part in _PARTS:
-        dots = [
-            Dot(x=row, y=found, low=found, high=high if high is not None else found)
-            for row, spec in enumerate(pagers)
-            if (found := medians[spec, part, "p50"]) is not None
-            for high in [medians[spec, part, "p99"]]
-        ]
-        if dots:
-            lines.append(Line(key=f"part-{part}", label=_part(part), dots=tuple(dots)))
-    for spec, label in pagers.items():
-        cells = [medians[spec, part, q] for part in _PARTS for q in ("p50", "p99")]
-        if any(cell is not None for cell in cells):
-            table.append((label, *map(text.duration, cells)))
-    return Chart(
+    medians = _split_medians(panel.points[-1], pagers)
+    return PartsChart(
         key="split",
-        title=f"Where a fault's time goes {panel.at(len(panel.points) - 1)}".strip(),
-        kind="parts",
-        y_label="time, from p50 (marker) to p99 (end of the bar)",
-        x_label=", ".join(pagers.values()),
+        title=panel.titled("Where a fault's time goes"),
+        y=Scale(label="time, from p50 (marker) to p99 (end of the bar)", spell=text.duration),
         note="noticed: from the guest's touch until the page's number is with the resolver; fetch; "
         "install; back: until the guest goes on. uffd's vCPU is woken before the install returns, "
         "so it has only both together, install+back. Medians of parts do not add up to the median "
         "of the whole. A part that cannot be had honestly for a pager is absent.",
-        lines=tuple(lines),
-        spell=text.duration,
-        absent="" if lines else "Not in this result: kvmpc compare --split gives it.",
-        table=tuple(table),
+        lines=tuple(line for part in _PARTS for line in _part_line(part, medians)),
+        absent="Not in this result: kvmpc compare --split gives it.",
+        table=Table(
+            headers=("pager", *(f"{_shown(part)} {q}" for part in _PARTS for q in ("p50", "p99"))),
+            rows=tuple(
+                (pagers[spec], *(text.duration(each) for pair in parts.values() for each in pair))
+                for spec, parts in medians.items()
+            ),
+        ),
     )
 
 
-def _part(name: str) -> str:
-    return name.replace("_", "+")
+def _split_medians(point: Result, pagers: Iterable[str]) -> dict[str, dict[str, _Pair]]:
+    """Return p50 and p99 of each part in ns, of each pager that was split."""
+
+    def middle(spec: str, metric: str) -> float | None:
+        return median(metrics_by_round(point, spec, metric).values())
+
+    medians = {
+        spec: {
+            part: (middle(spec, f"{part}_p50_ns"), middle(spec, f"{part}_p99_ns"))
+            for part in _PARTS
+        }
+        for spec in pagers
+    }
+    nothing = (None, None)
+    return {
+        spec: parts
+        for spec, parts in medians.items()
+        if any(pair != nothing for pair in parts.values())
+    }
 
 
-def fairness(panel: Panel, pagers: Mapping[str, str]) -> Chart:
+def _part_line(part: str, medians: Mapping[str, Mapping[str, _Pair]]) -> Iterator[ChartLine]:
+    """Yield the line of a part from its p50 to its p99, if any pager has it."""
+    pairs = [(row, *parts[part]) for row, parts in enumerate(medians.values())]
+    dots = tuple(
+        Dot(x=row, y=p50, low=p50, high=p50 if p99 is None else p99)
+        for row, p50, p99 in pairs
+        if p50 is not None
+    )
+    if dots:
+        yield ChartLine(key=f"part-{part}", label=_shown(part), dots=dots)
+
+
+def _shown(part: str) -> str:
+    return part.replace("_", "+")
+
+
+def fairness(panel: Panel, pagers: Mapping[str, str]) -> SpansChart:
     """Return how far apart the vCPUs of a trial end, at the last point."""
-    point = panel.points[-1]
     lines, rows = [], []
     for spec, label in pagers.items():
-        spread, slowest = spreads_of(point, spec)
+        spread, slowest = spreads_of(panel.points[-1], spec)
         if len(spread) < 2 or slowest is None:
             continue
         at = [spread[round(q * (len(spread) - 1))] for q in (0, 0.1, 0.5, 0.9, 1)]
-        dots = tuple(Dot(x=0, y=value, low=value, high=value, n=len(spread)) for value in at)
-        lines.append(Line(key=spec, label=label, dots=dots))
+        lines.append(
+            ChartLine(key=spec, label=label, dots=tuple(Dot.exact(0, value) for value in at))
+        )
         rows.append((label, *map(text.ratio, at), text.ratio(slowest)))
-    return Chart(
+    return SpansChart(
         key="fairness",
-        title=f"Fairness between vCPUs {panel.at(len(panel.points) - 1)}".strip(),
-        kind="spans",
-        y_label="a vCPU's time over the median vCPU's of its trial",
+        title=panel.titled("Fairness between vCPUs"),
+        y=Scale(label="a vCPU's time over the median vCPU's of its trial", spell=text.ratio),
         note="Every vCPU has the same work: 1 is what all would have if all were served alike. "
         "Thin: all vCPUs; thick: the middle 80 %.",
         lines=tuple(lines),
-        spell=text.ratio,
-        one=True,
-        absent="" if lines else "Not in this result: it takes two vCPUs and a sound trial.",
-        table=(
-            ("pager", "fastest", "p10", "median", "p90", "slowest", "slowest over fastest"),
-            *rows,
+        absent="Not in this result: it takes two vCPUs and a sound trial.",
+        table=Table(
+            headers=("pager", "fastest", "p10", "median", "p90", "slowest", "slowest over fastest"),
+            rows=tuple(rows),
         ),
     )
 
@@ -185,57 +211,67 @@ def spreads_of(point: Result, spec: str) -> tuple[list[float], float | None]:
     return sorted(spread), median(slowest)
 
 
-def timeline(panel: Panel, pagers: Mapping[str, str]) -> Chart:
+def timeline(panel: Panel, pagers: Mapping[str, str]) -> CurvesChart:
     """Return guest speed against time of each pager's median trial, at the last point.
 
     As a share of the guest's full speed where every one of those trials knows it.
     """
     point = panel.points[-1]
-    chosen = {
-        spec: trial
-        for spec in pagers
-        if (trial := _median_sampled(usable_trials(point, spec))) is not None
+    trials = _median_trials(point, pagers)
+    shared = all(_FULL in trial.metrics for trial in trials.values())
+    courses = {
+        spec: dots
+        for spec, trial in trials.items()
+        if (dots := _course(trial, trial.metrics[_FULL] if shared else None))
     }
-    shared = all(_FULL in trial.metrics for trial in chosen.values())
-    lines, rows = [], []
-    for spec, trial in chosen.items():
-        course = _course(trial, trial.metrics[_FULL] if shared else None)
-        if not course:
-            continue
-        lines.append(Line(key=spec, label=pagers[spec], dots=course))
-        half, most, full = (
-            median(metrics_by_round(point, spec, name).values())
-            for name in ("to_half_speed_ns", "to_95_speed_ns", _FULL)
-        )
-        elapsed = text.duration(trial.elapsed_ns)
-        times = map(text.duration, (half, most))
-        rows.append((pagers[spec], elapsed, *times, text.number(full)))
-    return Chart(
+    full = (
+        " Full speed is that of further passes over memory that is there; a vCPU that has all its "
+        "pages counts as at full speed. The scale is logarithmic."
+    )
+    return CurvesChart(
         key="timeline",
-        title=f"Guest speed against time {panel.at(len(panel.points) - 1)}".strip(),
-        kind="curves",
-        y_label="share of full speed" if shared else "touches per second",
-        x_label="time from the gate",
+        title=panel.titled("Guest speed against time"),
+        x=Scale(label="time from the gate", spell=text.duration),
+        y=Scale(label="share of full speed", spell=text.percent, log=True)
+        if shared
+        else Scale(label="touches per second"),
         note="What a user of the guest feels while memory arrives, in each pager's median trial."
-        + (
-            " Full speed is that of further passes over memory that is there; a vCPU that has all "
-            "its pages counts as at full speed. The scale is logarithmic."
-            if shared
-            else ""
+        + full * shared,
+        lines=tuple(
+            ChartLine(key=spec, label=pagers[spec], dots=dots) for spec, dots in courses.items()
         ),
-        lines=tuple(lines),
-        spell=text.percent if shared else text.short,
-        spell_x=text.duration,
-        y_log=shared,
-        absent=""
-        if lines
-        else "Not in this result: kvmpc compare --passes 101 gives it; --timeline without a full "
+        absent="Not in this result: kvmpc compare --passes 101 gives it; --timeline without a full "
         "speed to compare with.",
-        table=(
-            ("pager", "all pages after", "half speed after", "95% after", "full speed, touches/s"),
-            *rows,
+        table=Table(
+            headers=(
+                "pager",
+                "all pages after",
+                "half speed after",
+                "95% after",
+                "full speed, touches/s",
+            ),
+            rows=tuple(
+                (pagers[spec], text.duration(trials[spec].elapsed_ns), *_speed_cells(point, spec))
+                for spec in courses
+            ),
         ),
     )
+
+
+def _speed_cells(point: Result, spec: str) -> Iterator[str]:
+    """Yield when a pager's guest had half and 95 % of its full speed, and that speed: medians."""
+    for name, spell in (
+        ("to_half_speed_ns", text.duration),
+        ("to_95_speed_ns", text.duration),
+        (_FULL, text.number),
+    ):
+        yield spell(median(metrics_by_round(point, spec, name).values()))
+
+
+def _median_trials(point: Result, pagers: Iterable[str]) -> dict[str, TrialResult]:
+    """Return of each pager that was sampled the trial of the median elapsed time."""
+    trials = {spec: _median_sampled(usable_trials(point, spec)) for spec in pagers}
+    return {spec: trial for spec, trial in trials.items() if trial is not None}
 
 
 def _median_sampled(trials: Sequence[TrialResult]) -> TrialResult | None:
@@ -267,4 +303,4 @@ def _course(trial: TrialResult, full_per_s: float | None) -> tuple[Dot, ...]:
             found.append((float(end), speed))
     if found and full_per_s is not None:
         found.append((float(last), 1.0))
-    return tuple(Dot(x=x, y=y, low=y, high=y) for x, y in found)
+    return tuple(Dot.exact(*dot) for dot in found)

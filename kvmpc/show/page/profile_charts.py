@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from kvmpc.judge.rows import usable_profiles
 from kvmpc.judge.summary import Summary, median
-from kvmpc.result.records import WAITERS, Result
+from kvmpc.result.records import WAITERS, Profile, Result
 from kvmpc.show.page import text
-from kvmpc.show.page.panels import Chart, Dot, Line, Panel
+from kvmpc.show.page.chart import ChartLine, Dot, Scale, StackChart, Table
+from kvmpc.show.page.panels import Panel
 
 __all__ = ["NO_PROFILE", "locks", "of_spin"]
 
@@ -26,7 +28,7 @@ def of_spin(point: Result, spec: str) -> Summary | None:
     From what was surely waited for up to that with what a clock cannot tell from it: the ends are
     those, and no interval of the median.
     """
-    profiles = [profile for profile in usable_profiles(point, spec) if profile.spin]
+    profiles = _with_spin(point, spec)
     least = median(sum(profile.spin.values()) for profile in profiles)
     most = median(
         sum(profile.spin.values()) + sum(profile.irqs_off.values()) for profile in profiles
@@ -36,64 +38,22 @@ def of_spin(point: Result, spec: str) -> Summary | None:
     return Summary(median=least, lowest=least, highest=most, low=least, high=most, n=len(profiles))
 
 
-def locks(panel: Panel, pagers: Mapping[str, str]) -> Chart:
+def locks(panel: Panel, pagers: Mapping[str, str]) -> StackChart:
     """Return the share of CPU time in spin locks by who waits, at the last point that has it."""
-    known = [
-        index
-        for index, point in enumerate(panel.points)
-        if any(of_spin(point, spec) is not None for spec in pagers)
-    ]
-    index = known[-1] if known else len(panel.points) - 1
-    point = panel.points[index]
-    shares: dict[str, dict[str, float]] = {}
-    rows = []
-    for spec, label in pagers.items():
-        profiles = [profile for profile in usable_profiles(point, spec) if profile.spin]
-        if not profiles:
-            continue
-        keys = dict.fromkeys([*WAITERS, *(key for p in profiles for key in p.spin)])
-        spin, held = (
-            {key: median([each.get(key, 0.0) for each in kind]) or 0.0 for key in keys}
-            for kind in ([p.spin for p in profiles], [p.irqs_off for p in profiles])
-        )
-        shares[label] = {**spin, _HELD: sum(held.values())}
-        first = profiles[0]
-        top = list(first.top.items())[:_TOP]
-        rows.append(
-            (
-                label,
-                *(
-                    text.percent(spin[key]) + (f"\n+{text.percent(held[key])}" if held[key] else "")
-                    for key in WAITERS
-                ),
-                *(text.percent(first.modes.get(mode)) for mode in ("guest", "kernel", "user")),
-                f"{first.samples:,} {first.event}",
-                "\n".join(f"{name} {text.percent(share)}" for name, share in top),
-            )
-        )
-    waiters = dict.fromkeys(key for found in shares.values() for key in found)
-    lines = []
-    for waiter in waiters:
-        dots = tuple(
-            Dot(x=row, y=share, low=share, high=share)
-            for row, found in enumerate(shares.values())
-            for share in [found.get(waiter, 0.0)]
-        )
-        name = WAITERS.get(waiter, waiter)
-        lines.append(Line(key=f"lock-{waiter}", label=name, dots=dots))
-    return Chart(
+    index = _last_profiled(panel, pagers)
+    profiles = {spec: found for spec in pagers if (found := _with_spin(panel.points[index], spec))}
+    waits = {spec: _waits(found) for spec, found in profiles.items()}
+    return StackChart(
         key="locks",
-        title=f"Who waits for spin locks {panel.at(index)}".strip(),
-        kind="stack",
-        y_label="share of all CPU time",
+        title=panel.titled("Who waits for spin locks", index),
+        y=Scale(label="share of all CPU time", spell=text.percent),
         note="By whose lock it is. A clock (cpu-clock) cannot look where interrupts are off: what "
         "it finds where they come on again was waited for or held, nobody can say which; in the "
         "table it stands below, with a plus.",
-        lines=tuple(lines),
-        spell=text.percent,
-        absent="" if lines else f"Not in this result: {NO_PROFILE}",
-        table=(
-            (
+        lines=tuple(_lock_lines(list(waits.values()))),
+        absent=f"Not in this result: {NO_PROFILE}",
+        table=Table(
+            headers=(
                 "pager",
                 *WAITERS.values(),
                 "in guest",
@@ -102,6 +62,71 @@ def locks(panel: Panel, pagers: Mapping[str, str]) -> Chart:
                 "samples",
                 "most time of their own",
             ),
-            *rows,
+            rows=tuple(
+                (pagers[spec], *_wait_cells(waits[spec]), *_profile_cells(found[0]))
+                for spec, found in profiles.items()
+            ),
         ),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Waits:
+    """Shares of a pager's CPU time by whose lock it is (keys of `WAITERS`), medians over profiles.
+
+    spin: surely waited for. hidden: held or waited for with interrupts off, a clock cannot tell.
+    """
+
+    spin: Mapping[str, float]
+    hidden: Mapping[str, float]
+
+    def shares(self) -> dict[str, float]:
+        """Return what a row of the chart adds up: what is hidden as one part, whosever it is."""
+        return {**self.spin, _HELD: sum(self.hidden.values())}
+
+
+def _last_profiled(panel: Panel, pagers: Iterable[str]) -> int:
+    """Return the last point at which a profile can tell; the last of all where there is none."""
+    known = [i for i, point in enumerate(panel.points) if any(_with_spin(point, s) for s in pagers)]
+    return known[-1] if known else len(panel.points) - 1
+
+
+def _with_spin(point: Result, spec: str) -> list[Profile]:
+    return [profile for profile in usable_profiles(point, spec) if profile.spin]
+
+
+def _waits(profiles: Sequence[Profile]) -> _Waits:
+    waiters = dict.fromkeys([*WAITERS, *(waiter for p in profiles for waiter in p.spin)])
+
+    def medians(shares: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        return {
+            waiter: median(each.get(waiter, 0.0) for each in shares) or 0.0 for waiter in waiters
+        }
+
+    return _Waits(
+        spin=medians([profile.spin for profile in profiles]),
+        hidden=medians([profile.irqs_off for profile in profiles]),
+    )
+
+
+def _lock_lines(rows: Sequence[_Waits]) -> Iterator[ChartLine]:
+    """Yield a line for each waiter of any row."""
+    shares = [row.shares() for row in rows]
+    for waiter in dict.fromkeys(waiter for row in shares for waiter in row):
+        dots = tuple(Dot.exact(row, found.get(waiter, 0.0)) for row, found in enumerate(shares))
+        yield ChartLine(key=f"lock-{waiter}", label=WAITERS.get(waiter, waiter), dots=dots)
+
+
+def _wait_cells(waits: _Waits) -> Iterator[str]:
+    for waiter in WAITERS:
+        hidden = waits.hidden[waiter]
+        below = f"\n+{text.percent(hidden)}" if hidden else ""
+        yield text.percent(waits.spin[waiter]) + below
+
+
+def _profile_cells(profile: Profile) -> Iterator[str]:
+    for mode in ("guest", "kernel", "user"):
+        yield text.percent(profile.modes.get(mode))
+    yield f"{profile.samples:,} {profile.event}"
+    top = list(profile.top.items())[:_TOP]
+    yield "\n".join(f"{name} {text.percent(share)}" for name, share in top)

@@ -7,12 +7,13 @@ comment says otherwise; only their course is used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from kvmpc.show.page import text
-from kvmpc.show.page.panels import Chart, Dot, Line, Panel, against_axis, of_metric, shown_pagers
+from kvmpc.show.page.chart import ChartLine, Dot, LinesChart, Scale
+from kvmpc.show.page.panels import Panel, against_axis, of_metric, shown_pagers
 
 __all__ = ["SHAPES", "Publication", "shape_chart"]
 
@@ -72,38 +73,40 @@ SHAPES: Final[dict[str, Publication]] = {
 }
 
 
-def shape_chart(panel: Panel, name: str) -> Chart:
+def shape_chart(panel: Panel, name: str) -> LinesChart:
     """Return the panel's rates and those published as `name`, each over its own first point."""
     publication = SHAPES[name]
-    found = Chart(
+    axis = panel.axis
+    over_vcpus = axis is not None and axis.option == "vcpus"
+    return LinesChart(
         key=f"shape-{name}",
         title=f"Shape: rates beside those of {name}",
-        kind="lines",
-        y_label="rate over the line's own first point",
-        x_label="vCPUs",
+        x=Scale(label="vCPUs", spell=lambda value: f"{value:.0f}", log=True),
+        y=Scale(label="rate over the line's own first point", spell=text.ratio, log=True),
         note="Shapes only: every line is divided by its own first point, so heights say nothing "
         f"of one host against another. Grey, published: {publication.source}.",
-        spell=text.ratio,
-        spell_x=lambda value: f"{value:.0f}",
-        x_log=True,
-        y_log=True,
+        lines=(*_measured(panel), *_published(name)) if over_vcpus else (),
         absent="No shape: it takes a sweep over vCPUs (kvmpc sweep, or --vcpus 1,2,4).",
     )
-    if panel.axis is None or panel.axis.option != "vcpus":
-        return found
-    measured = against_axis(panel, shown_pagers(panel), of_metric("pages_per_s"))
-    lines = [_over_first(line) for line in measured if len(line.dots) > 1]
-    for label, curve in publication.curves.items():
-        dots = tuple(Dot(x=x, y=y, low=y, high=y) for x, y in curve)
-        line = Line(key=f"{name}: {label}", label=f"{name}: {label}", dots=dots, published=True)
-        lines.append(_over_first(line))
-    return Chart(**{**vars(found), "lines": tuple(lines), "absent": ""})
 
 
-def _over_first(line: Line) -> Line:
+def _measured(panel: Panel) -> Iterator[ChartLine]:
+    for line in against_axis(panel, shown_pagers(panel), of_metric("pages_per_s")):
+        if len(line.dots) > 1:
+            yield _over_first(line)
+
+
+def _published(name: str) -> Iterator[ChartLine]:
+    for label, curve in SHAPES[name].curves.items():
+        title = f"{name}: {label}"
+        dots = tuple(Dot.exact(*pair) for pair in curve)
+        yield _over_first(ChartLine(key=title, label=title, dots=dots, published=True))
+
+
+def _over_first(line: ChartLine) -> ChartLine:
     first = line.dots[0].y
     dots = tuple(
-        Dot(x=dot.x, y=dot.y / first, low=dot.low / first, high=dot.high / first, n=dot.n)
+        replace(dot, y=dot.y / first, low=dot.low / first, high=dot.high / first)
         for dot in line.dots
     )
-    return Line(key=line.key, label=line.label, dots=dots, published=line.published)
+    return replace(line, dots=dots)

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from kvmpc.judge.summary import Summary
-from kvmpc.result.records import Result
 from kvmpc.show.page import text
-from kvmpc.show.page.panels import (
+from kvmpc.show.page.chart import (
     Chart,
-    Line,
+    ChartLine,
+    LinesChart,
+    RowsChart,
+    Scale,
+    far_apart,
+)
+from kvmpc.show.page.pagers import family_of, is_none, readers_of
+from kvmpc.show.page.panels import (
     Panel,
-    against_axis,
-    dot,
+    SummaryOf,
+    dot_of,
     of_metric,
     of_ratio,
+    panel_chart,
     shown_pagers,
 )
 from kvmpc.show.page.point_charts import fairness, latency, split, timeline
 from kvmpc.show.page.profile_charts import NO_PROFILE, locks, of_spin
 
 __all__ = ["charts_of", "readers_families"]
-
-_Summary = Callable[[Result, str], Summary | None]
 
 _MOST_READER_LINES: Final = 6
 
@@ -45,18 +48,20 @@ def charts_of(panel: Panel) -> list[Chart]:
         if panel.axis is not None
     }
     shown = {spec: label for spec, label in pagers.items() if spec not in hidden}
-    found = [_main(panel, shown, told) for told in _MAIN]
+    found: list[Chart] = [_main(panel, shown, number) for number in _MAIN]
     if hidden:
-        found[0] = _noted(found[0], "More readers than the fewest are in the charts below.")
+        more = "More readers than the fewest are in the charts below."
+        found[0] = replace(found[0], note=f"{found[0].note} {more}")
     if families:
-        found += [_readers(panel, families, told) for told in _READERS]
-    found += [
+        found += [_readers(panel, families, number) for number in _READERS]
+    return [
+        *found,
         locks(panel, shown),
         *latency(panel, shown),
         split(panel, shown),
         timeline(panel, shown),
+        fairness(panel, shown),
     ]
-    return [*found, fairness(panel, shown)]
 
 
 def readers_families(pagers: Mapping[str, str]) -> dict[str, dict[int, str]]:
@@ -66,22 +71,16 @@ def readers_families(pagers: Mapping[str, str]) -> dict[str, dict[int, str]]:
     """
     found: dict[str, dict[int, str]] = {}
     for spec, label in pagers.items():
-        if spec.split(",")[0] != "uffd":
-            continue
-        match = re.search(r",readers=(\d+)", spec)
-        family = re.sub(r",readers=\d+", "", label)
-        found.setdefault(family, {})[int(match[1]) if match else 1] = spec
+        readers = readers_of(spec)
+        if readers is not None:
+            found.setdefault(family_of(label), {})[readers] = spec
     return {
         family: dict(sorted(specs.items())) for family, specs in found.items() if len(specs) > 1
     }
 
 
-def _noted(chart: Chart, note: str) -> Chart:
-    return Chart(**{**vars(chart), "note": f"{chart.note} {note}"})
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Told:
+class _Number:
     """A chart of one number a pager, against the panel's axis or against readers.
 
     absent: what would give the number where no trial has it. log: whether its scale may be.
@@ -91,7 +90,7 @@ class _Told:
     title: str
     y_label: str
     note: str
-    summary: _Summary
+    summary: SummaryOf
     spell: Callable[[float], str]
     absent: str
     log: bool = True
@@ -103,7 +102,7 @@ _NO_FAULTS: Final = (
 )
 
 _MAIN: Final = (
-    _Told(
+    _Number(
         key="rate",
         title="Rate",
         y_label="pages/s",
@@ -112,7 +111,7 @@ _MAIN: Final = (
         spell=text.short,
         absent="no trial gave a rate.",
     ),
-    _Told(
+    _Number(
         key="share",
         title="Share of none",
         y_label="share of none",
@@ -121,7 +120,7 @@ _MAIN: Final = (
         spell=text.percent,
         absent="add the pager none to the comparison.",
     ),
-    _Told(
+    _Number(
         key="ratio",
         title="Ratio to the first pager that fetches",
         y_label="ratio of rates",
@@ -130,7 +129,7 @@ _MAIN: Final = (
         spell=text.ratio,
         absent="it needs a pager that fetches, and all its trials sound.",
     ),
-    _Told(
+    _Number(
         key="install",
         title="Install time",
         y_label="time per page",
@@ -141,7 +140,7 @@ _MAIN: Final = (
         spell=text.duration,
         absent="no pager here installs pages itself.",
     ),
-    _Told(
+    _Number(
         key="cpus",
         title="CPU use",
         y_label="CPUs kept busy",
@@ -151,7 +150,7 @@ _MAIN: Final = (
         spell=text.short,
         absent="no trial has CPU times.",
     ),
-    _Told(
+    _Number(
         key="cpu",
         title="CPU time per GiB",
         y_label="CPU s per GiB",
@@ -161,7 +160,7 @@ _MAIN: Final = (
         spell=text.short,
         absent="no trial has CPU times.",
     ),
-    _Told(
+    _Number(
         key="spin",
         title="Spin-lock share",
         y_label="of CPU time",
@@ -173,7 +172,7 @@ _MAIN: Final = (
         absent=NO_PROFILE,
         log=False,
     ),
-    _Told(
+    _Number(
         key="p50",
         title="Fault time, median",
         y_label="fault p50",
@@ -182,7 +181,7 @@ _MAIN: Final = (
         spell=text.duration,
         absent=_NO_FAULTS,
     ),
-    _Told(
+    _Number(
         key="p99",
         title="Fault time, 99th percentile",
         y_label="fault p99",
@@ -193,34 +192,30 @@ _MAIN: Final = (
     ),
 )
 
-_READERS: Final = tuple(told for told in _MAIN if told.key in ("rate", "install", "cpus", "spin"))
+_READERS: Final = tuple(
+    number for number in _MAIN if number.key in ("rate", "install", "cpus", "spin")
+)
 
 
-def _main(panel: Panel, pagers: Mapping[str, str], told: _Told) -> Chart:
-    lines = against_axis(panel, pagers, told.summary)
-    axis = panel.axis
-    return Chart(
-        key=told.key,
-        title=f"{told.title} against {axis.label}" if axis else told.title,
-        kind="lines" if axis else "rows",
-        y_label=told.y_label,
-        x_label=axis.label if axis else "",
-        note=told.note,
-        lines=lines,
-        spell=told.spell,
-        spell_x=axis.spell if axis else text.short,
-        x_log=bool(axis and axis.log),
-        y_log=told.log and bool(axis) and _wide(lines),
-        one=told.key == "ratio",
-        absent="" if lines else f"Not in this result: {told.absent}",
+def _main(panel: Panel, pagers: Mapping[str, str], number: _Number) -> LinesChart | RowsChart:
+    return panel_chart(
+        panel,
+        pagers,
+        number.summary,
+        key=number.key,
+        title=f"{number.title} against {panel.axis.label}" if panel.axis else number.title,
+        y=Scale(label=number.y_label, spell=number.spell, log=number.log),
+        note=number.note,
+        one=number.key == "ratio",
+        absent=f"Not in this result: {number.absent}",
     )
 
 
 def _readers(
     panel: Panel,
     families: Mapping[str, Mapping[int, str]],
-    told: _Told,
-) -> Chart:
+    number: _Number,
+) -> LinesChart:
     """Return a chart against readers: a line for each family at each point, but not too many."""
     lines = []
     several = [
@@ -234,54 +229,44 @@ def _readers(
             found = {
                 readers: summary
                 for readers, spec in specs.items()
-                if (summary := told.summary(panel.points[index], spec)) is not None
+                if (summary := number.summary(panel.points[index], spec)) is not None
             }
             if len(found) > 1:
                 place = panel.at(index)
                 lines.append(
-                    Line(
+                    ChartLine(
                         key=f"{family}\0{index}" if place else next(iter(specs.values())),
                         label=f"{family} {place}".strip(),
-                        dots=tuple(dot(r, s) for r, s in found.items()),
+                        dots=tuple(dot_of(r, s) for r, s in found.items()),
                     )
                 )
     if lines and len(chosen) == 1:
-        lines += _without_readers(panel, chosen[0], families, told, lines)
-    return Chart(
-        key=f"readers-{told.key}",
-        title=f"{told.title} against readers",
-        kind="lines",
-        y_label=told.y_label,
-        x_label="readers on each userfaultfd",
-        note=told.note,
+        lines += _without_readers(panel, chosen[0], number, lines)
+    return LinesChart(
+        key=f"readers-{number.key}",
+        title=f"{number.title} against readers",
+        x=Scale(label="readers on each userfaultfd", spell=lambda value: f"{value:.0f}", log=True),
+        y=Scale(label=number.y_label, spell=number.spell, log=number.log and far_apart(lines)),
+        note=number.note,
         lines=tuple(lines),
-        spell=told.spell,
-        spell_x=lambda value: f"{value:.0f}",
-        x_log=True,
-        y_log=told.log and _wide(lines),
-        absent="" if lines else f"Not in this result: {told.absent}",
+        absent=f"Not in this result: {number.absent}",
     )
 
 
 def _without_readers(
-    panel: Panel,
-    index: int,
-    families: Mapping[str, Mapping[int, str]],
-    told: _Told,
-    lines: Sequence[Line],
-) -> list[Line]:
+    panel: Panel, index: int, number: _Number, lines: Sequence[ChartLine]
+) -> list[ChartLine]:
     """Return the pagers that need no reader as level lines, for the eye to compare with."""
     xs = [found.x for line in lines for found in line.dots]
-    readers = {spec for specs in families.values() for spec in specs.values()}
     found = []
     for spec, label in shown_pagers(panel).items():
-        if spec in readers or spec.split(",")[0] in ("uffd", "none"):
+        if is_none(spec) or readers_of(spec) is not None:
             continue
-        summary = told.summary(panel.points[index], spec)
+        summary = number.summary(panel.points[index], spec)
         if summary is not None:
-            dots = tuple(dot(x, summary) for x in (min(xs), max(xs)))
+            dots = tuple(dot_of(x, summary) for x in (min(xs), max(xs)))
             name = f"{label} {panel.at(index)}, no readers".replace(" ,", ",")
-            found.append(Line(key=spec, label=name, dots=dots))
+            found.append(ChartLine(key=spec, label=name, dots=dots))
     return found
 
 
@@ -292,9 +277,3 @@ def spaced(items: Sequence[int], most: int) -> list[int]:
     if most == 1:
         return [items[-1]]
     return [items[round(n * (len(items) - 1) / (most - 1))] for n in range(most)]
-
-
-def _wide(lines: Sequence[Line]) -> bool:
-    """Whether values lie so far apart that a linear scale would show the largest only."""
-    values = [dot.y for line in lines for dot in line.dots]
-    return bool(values) and min(values) > 0 and max(values) > 20 * min(values)

@@ -1,123 +1,88 @@
-"""The answer in words: which pager, by how much, how sure, what it cost. Plain text, no HTML.
+"""What a page says in words: the answer, what changed, the work, the host. Plain text, no HTML.
 
-Says no more than the numbers do: two pagers whose ratio's interval holds 1 are not told apart, and
-one round has no interval.
+Judges nothing: which pager is the fastest and how sure that is, `kvmpc.judge.answer` says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
+from kvmpc.judge.answer import Answer, Why, answer_of
+from kvmpc.judge.change import Change, ChangedRow
 from kvmpc.judge.resampling import FEWEST_FOR_INTERVAL
-from kvmpc.judge.rows import (
-    baseline_pager,
-    compare_rows,
-    paired_ratios,
-    reference_pager,
-    usable_trials,
-)
-from kvmpc.judge.summary import Summary, summarise_ratios
+from kvmpc.judge.rows import Row, compare_rows
 from kvmpc.result.points import shown_option
 from kvmpc.result.records import FAILED, Result
 from kvmpc.show.page import text
-from kvmpc.show.page.compare import Comparison
-from kvmpc.show.page.panels import Panel, of_metric, of_ratio, shown_pagers
+from kvmpc.show.page.panels import Panel
 
 __all__ = [
-    "Answer",
-    "answer_of",
+    "Wording",
+    "answer_in_words",
+    "change_in_words",
     "fact",
-    "failures_of",
     "place_of",
-    "scaling_of",
-    "verdict_of",
     "work_of",
 ]
 
 
-_FEWEST: Final = 3
-"""Rounds below which no pager is called the faster one, however alike they are."""
-
+_MOST_LISTED: Final = 4
 
 _NOT_TOLD: Final = frozenset({"timed", "checked", "watchdog_s", "question"})
 """Options that are no part of the work, or that are told elsewhere."""
 
 
+_DOUBTS: Final[Mapping[Why, str]] = {
+    Why.INTERVAL_ABOVE_1: "the interval lies above 1, so it is the faster one",
+    Why.FEW_ROUNDS: "two rounds do not show which is the faster one",
+    Why.TOO_NEAR: "that is too near to 1 to tell the two apart",
+    Why.INTERVAL_HOLDS_1: "the interval holds 1, so the two are not told apart",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class Wording:
     """What a panel answers: one sentence that leads, and those that qualify it."""
 
     lead: str
     more: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Best:
-    """The fastest pager that fetches at a point, and how it stands to the next one.
-
-    other: the fastest one that works in another way, so not a variant of the same.
-    """
-
-    spec: str
-    rate: Summary
-    second: str | None
-    lead: Summary | None
-    other: str | None
-
-    @property
-    def sure(self) -> bool:
-        """Whether it is shown to be faster: few rounds must agree better than many."""
-        if self.lead is None or self.lead.n < _FEWEST or self.lead.low <= 1:
-            return False
-        # The range of three rounds leaves 1 out by chance one time in four.
-        return not self.lead.is_range or self.lead.low > self.lead.high / self.lead.low
-
-
-def answer_of(panel: Panel) -> Answer:
-    """Return the answer at the panel's last point, and how it differs at the others."""
-    labels = shown_pagers(panel)
-    index = next(
-        (i for i in reversed(range(len(panel.points))) if _best(panel.points[i]) is not None), None
+def answer_in_words(panel: Panel) -> Wording:
+    """Return the answer at the panel's last point that has one, and how it differs at others."""
+    answers = {
+        index: answer
+        for index, point in enumerate(panel.points)
+        if (answer := answer_of(point)) is not None
+    }
+    if not answers:
+        return Wording(lead=_nothing(panel))
+    index, answer = list(answers.items())[-1]
+    return Wording(
+        lead=_lead(answer, panel.at(index)),
+        more=(
+            *_how_sure(answer),
+            *_other_kind(answer),
+            *_share(answer),
+            *_cost(answer),
+            *_leaders(panel, answers),
+        ),
     )
-    if index is None:
-        return Answer(lead=_nothing(panel, labels))
-    point, place = panel.points[index], panel.at(index)
-    best = _best(point)
-    assert best is not None
-    where = f"{place[0].upper()}{place[1:]} " if place else ""
-    name = labels[best.spec]
-    opening = f"{where}{name}" if where else name
-    if best.second is None:
-        lead = f"{opening} gives {text.number(best.rate.median)} pages/s; no other pager that "
-        lead += "fetches was measured to compare it with."
-    elif best.sure:
-        lead = f"{opening} is the fastest pager: {text.number(best.rate.median)} pages/s"
-        lead += f"{_times(point, best, labels)}."
-    else:
-        lead = f"{opening} has the highest rate, {text.number(best.rate.median)} pages/s"
-        lead += f"{_times(point, best, labels)}; that it is faster than {labels[best.second]} is "
-        lead += "not shown."
-    more = [
-        *_how_sure(best, labels),
-        *_other_kind(point, best, labels),
-        *_share(point, best, labels),
-        *_cost(point, best, labels),
-        *_others(panel, labels),
-    ]
-    return Answer(lead=lead, more=tuple(more))
 
 
-def _nothing(panel: Panel, labels: dict[str, str]) -> str:
+def _nothing(panel: Panel) -> str:
+    """Say what there is where no pager that fetches has a rate."""
     trials = [trial for point in panel.points for trial in point.trials]
     if not trials:
         return "No trial was run: there is nothing to answer with."
     rates = [
-        f"{labels[spec]} {text.number(found.median)} pages/s {panel.at(index)}".strip()
+        f"{row.label} {text.number(row.pages_per_s)} pages/s {panel.at(index)}".strip()
         for index, point in enumerate(panel.points)
-        for spec in labels
-        if (found := of_metric("pages_per_s")(point, spec)) is not None
+        for row in compare_rows(point)
+        if row.rate is not None
     ]
     if rates:
         return f"No pager that fetches gave a rate. What there is: {', '.join(rates[:4])}."
@@ -126,205 +91,131 @@ def _nothing(panel: Panel, labels: dict[str, str]) -> str:
     return "No pager gave a rate: a pager with a failed trial has none. The reasons are below."
 
 
-def _best(point: Result) -> _Best | None:
-    rates: dict[str, Summary] = {}
-    for spec in dict.fromkeys(point.pagers):
-        trials = usable_trials(point, spec)
-        if trials and trials[0].fetches:
-            found = of_metric("pages_per_s")(point, spec)
-            if found is not None:
-                rates[spec] = found
-    if not rates:
-        return None
-    ordered = sorted(rates, key=lambda spec: -rates[spec].median)
-    first, second = ordered[0], ordered[1] if len(ordered) > 1 else None
-    lead = None
-    if second is not None:
-        lead = summarise_ratios(paired_ratios(point, first, second, "pages_per_s"))
-    other = next((spec for spec in ordered if _kind(spec) != _kind(first)), None)
-    return _Best(spec=first, rate=rates[first], second=second, lead=lead, other=other)
+def _lead(answer: Answer, place: str) -> str:
+    name = f"{place[0].upper()}{place[1:]} {answer.best.label}" if place else answer.best.label
+    rate = f"{text.number(answer.rate.median)} pages/s"
+    if answer.second is None:
+        return f"{name} gives {rate}; no other pager that fetches was measured to compare it with."
+    times = ""
+    if answer.baseline is not None and answer.best.ratio is not None:
+        times = f", {text.interval(answer.best.ratio)} times {answer.baseline.label}"
+    if answer.sure:
+        return f"{name} is the fastest pager: {rate}{times}."
+    return (
+        f"{name} has the highest rate, {rate}{times}; that it is faster than "
+        f"{answer.second.label} is not shown."
+    )
 
 
-def _kind(spec: str) -> str:
-    return spec.split(",")[0]
-
-
-def _times(point: Result, best: _Best, labels: dict[str, str]) -> str:
-    """Return how many times the baseline's rate it is; nothing where it is the baseline."""
-    baseline = baseline_pager(point)
-    found = of_ratio(fetches=True)(point, best.spec)
-    if found is None or baseline is None or baseline == best.spec:
-        return ""
-    return f", {text.interval(found)} times {labels[baseline]}"
-
-
-def _how_sure(best: _Best, labels: dict[str, str]) -> list[str]:
-    if best.second is None or best.lead is None:
-        return []
-    second = labels[best.second]
-    if best.lead.n == 1:
-        return [
-            f"How sure: one round only, so there is no interval ({text.ratio(best.lead.median)} "
+def _how_sure(answer: Answer) -> Iterator[str]:
+    if answer.second is None or answer.lead is None:
+        return
+    second = answer.second.label
+    if answer.why is Why.ONE_ROUND:
+        yield (
+            f"How sure: one round only, so there is no interval ({text.ratio(answer.lead.median)} "
             f"times {second}, the next); measure with --rounds {FEWEST_FOR_INTERVAL} or more."
-        ]
-    told = f"{text.interval(best.lead)} times {second}, the next, over {best.lead.n} rounds"
-    if best.sure:
-        verdict = "the interval lies above 1, so it is the faster one"
-    elif best.lead.n < _FEWEST:
-        verdict = "two rounds do not show which is the faster one"
-    elif best.lead.low > 1:
-        verdict = "that is too near to 1 to tell the two apart"
-    else:
-        verdict = "the interval holds 1, so the two are not told apart"
-    few = "" if not best.lead.is_range else "; with so few rounds it is their range"
-    return [f"How sure: {told}: {verdict}{few}."]
+        )
+        return
+    few = "; with so few rounds it is their range" if answer.lead.is_range else ""
+    yield (
+        f"How sure: {text.interval(answer.lead)} times {second}, the next, over {answer.lead.n} "
+        f"rounds: {_DOUBTS[answer.why]}{few}."
+    )
 
 
-def _other_kind(point: Result, best: _Best, labels: dict[str, str]) -> list[str]:
-    if best.other is None or best.other == best.second:
-        return []
-    found = summarise_ratios(paired_ratios(point, best.spec, best.other, "pages_per_s"))
-    if found is None:
-        return []
-    return [
-        f"Of another kind, {labels[best.other]} is the fastest: {labels[best.spec]} has "
-        f"{text.interval(found)} times its rate."
-    ]
+def _other_kind(answer: Answer) -> Iterator[str]:
+    if answer.other is not None and answer.over_other is not None:
+        yield (
+            f"Of another kind, {answer.other.label} is the fastest: {answer.best.label} has "
+            f"{text.interval(answer.over_other)} times its rate."
+        )
 
 
-def _share(point: Result, best: _Best, labels: dict[str, str]) -> list[str]:
-    reference = reference_pager(point)
-    found = of_ratio(fetches=False)(point, best.spec)
-    if found is None or reference is None:
-        return []
-    return [
-        f"It keeps {text.interval(found, text.percent)} of the rate of {labels[reference]}, where "
-        "userspace has no part in the fault."
-    ]
+def _share(answer: Answer) -> Iterator[str]:
+    if answer.reference is not None and answer.share is not None:
+        yield (
+            f"It keeps {text.interval(answer.share, text.percent)} of the rate of "
+            f"{answer.reference.label}, where userspace has no part in the fault."
+        )
 
 
-def _cost(point: Result, best: _Best, labels: dict[str, str]) -> list[str]:
-    baseline = baseline_pager(point)
-
-    def told(name: str, spell: Callable[[float], str]) -> str:
-        mine = of_metric(name)(point, best.spec)
-        if mine is None:
-            return ""
-        theirs = None
-        if baseline is not None and baseline != best.spec:
-            theirs = of_metric(name)(point, baseline)
-        beside = f" ({labels[baseline]}: {spell(theirs.median)})" if baseline and theirs else ""
-        return f"{spell(mine.median)}{beside}"
-
-    cpu, tail = told("cpu_s_per_gib", text.number), told("fault_p99_ns", text.duration)
+def _cost(answer: Answer) -> Iterator[str]:
+    cpu = _beside_baseline(answer, lambda row: row.cpu_s_per_gib, text.number)
+    tail = _beside_baseline(answer, lambda row: row.fault_p99_ns, text.duration)
     costs = [f"{cpu} CPU s for each GiB"] * bool(cpu)
     costs += [f"one fault in a hundred took longer than {tail}"] * bool(tail)
-    return [f"What it cost: {'; '.join(costs)}."] if costs else []
+    if costs:
+        yield f"What it cost: {'; '.join(costs)}."
 
 
-def _others(panel: Panel, labels: dict[str, str]) -> list[str]:
+def _beside_baseline(
+    answer: Answer, value_of: Callable[[Row], float | None], spell: Callable[[float], str]
+) -> str:
+    """Return a value of the best pager, with the baseline's in brackets; "" where it has none."""
+    value = value_of(answer.best)
+    if value is None:
+        return ""
+    theirs = None if answer.baseline is None else value_of(answer.baseline)
+    if answer.baseline is None or theirs is None:
+        return spell(value)
+    return f"{spell(value)} ({answer.baseline.label}: {spell(theirs)})"
+
+
+def _leaders(panel: Panel, answers: Mapping[int, Answer]) -> Iterator[str]:
     """Say who leads where, in runs of points with the same leader, and where that is unsure."""
-    found = [(i, best) for i, p in enumerate(panel.points) if (best := _best(p)) is not None]
-    if panel.axis is None or len(found) < 2:
-        return []
-    runs: list[tuple[str, list[int]]] = []
-    for number, best in found:
-        if not runs or runs[-1][0] != best.spec:
-            runs.append((best.spec, []))
-        runs[-1][1].append(number)
+    if panel.axis is None or len(answers) < 2:
+        return
+    runs = [
+        (label, list(indices))
+        for label, indices in groupby(answers, key=lambda index: answers[index].best.label)
+    ]
     if len(runs) == 1:
-        told = f"It leads at all {len(found)} points."
+        told = f"It leads at all {len(answers)} points."
     else:
-        spans = [f"{labels[spec]} at {_span(panel, numbers)}" for spec, numbers in runs]
+        spans = [f"{label} at {_span(panel, indices)}" for label, indices in runs]
         told = f"Who leads: {'; '.join(spans)}."
-    unsure = [panel.spell(number) for number, best in found if best.second and not best.sure]
-    if len(unsure) == len(found):
+    unsure = [
+        panel.spell(index)
+        for index, answer in answers.items()
+        if answer.second is not None and not answer.sure
+    ]
+    if len(unsure) == len(answers):
         told += " Nowhere is that told apart from the next."
     elif unsure:
         told += f" Not told apart from the next at {', '.join(unsure)}."
-    return [told]
+    yield told
 
 
-def _span(panel: Panel, numbers: Sequence[int]) -> str:
-    first, last = panel.spell(numbers[0]), panel.spell(numbers[-1])
-    return first if len(numbers) == 1 else f"{first} to {last}"
+def _span(panel: Panel, indices: Sequence[int]) -> str:
+    first, last = panel.spell(indices[0]), panel.spell(indices[-1])
+    return first if len(indices) == 1 else f"{first} to {last}"
 
 
-def scaling_of(panel: Panel) -> list[tuple[str, ...]]:
-    """Return how each pager scales: label, first rate, peak and where, last rate, last over first.
-
-    Empty where the panel has no axis.
-    """
-    if panel.axis is None:
-        return []
-    rows: list[tuple[str, ...]] = []
-    for spec, label in shown_pagers(panel).items():
-        rates = [
-            (found.median, index)
-            for index, point in enumerate(panel.points)
-            if (found := of_metric("pages_per_s")(point, spec)) is not None
-        ]
-        if len(rates) > 1:
-            peak, where = max(rates)
-            (first, _), (last, _) = rates[0], rates[-1]
-            rows.append(
-                (
-                    label,
-                    text.number(first),
-                    text.number(peak),
-                    panel.spell(where),
-                    text.number(last),
-                    text.percent(last / peak),
-                    text.ratio(last / first),
-                )
-            )
-    return rows
-
-
-def failures_of(panel: Panel) -> list[tuple[str, str, str, str]]:
-    """Return (where, pager, failed or skipped, reason) of what gave no number."""
-    rows = []
-    labels = shown_pagers(panel)
-    for index, point in enumerate(panel.points):
-        place = panel.spell(index) or panel.title
-        for row in compare_rows(point):
-            total = row.ok_trials + row.failed_trials
-            rows += [
-                (place, row.label, f"failed ({row.failed_trials} of {total} trials)", error)
-                for error in row.errors
-            ]
-        rows += [
-            (place, labels.get(skip.pager, skip.pager), "skipped", skip.reason)
-            for skip in point.skipped
-        ]
-    return rows
-
-
-def verdict_of(found: Comparison) -> str:
+def change_in_words(change: Change) -> str:
     """Return what changed between two results of one host, the worst first."""
-    rates = [row for row in found.rows if "pages_per_s" in row.ratios]
+    rates = change.rates
     if not rates:
         return "No pager has a rate in both results: there is nothing to compare."
-    if all(row.ratios["pages_per_s"].n < 2 for row in rates):
+    if all(rate.n < 2 for rate in rates):
         return "One round on a side has no interval: nothing can be said of a change."
-    changed = sorted(
-        (row for row in rates if row.changed), key=lambda row: row.ratios["pages_per_s"].median
-    )
-    if not changed:
+    told = [
+        f"{len(rows)} of {len(rates)} rows became {word}: {_listed(rows)}"
+        for word, rows in (("slower", change.slower), ("faster", change.faster))
+        if rows
+    ]
+    if not told:
         return f"No change of rate is shown: all {len(rates)} intervals hold 1."
-    slower = [row for row in changed if row.ratios["pages_per_s"].median < 1]
-    faster = [row for row in reversed(changed) if row not in slower]
-    told = []
-    for word, rows in (("slower", slower), ("faster", faster)):
-        if rows:
-            listed = ", ".join(
-                f"{' '.join(filter(None, [row.label, row.where and f'at {row.where}']))} "
-                f"{text.interval(row.ratios['pages_per_s'])}"
-                for row in rows[:4]
-            )
-            more = f" and {len(rows) - 4} more" if len(rows) > 4 else ""
-            told.append(f"{len(rows)} of {len(rates)} rows became {word}: {listed}{more}")
     return f"{'; '.join(told)}."
+
+
+def _listed(rows: Sequence[ChangedRow]) -> str:
+    listed = ", ".join(
+        f"{row.label}{f' at {row.where}' if row.where else ''} {text.interval(row.rate)}"
+        for row in rows[:_MOST_LISTED]
+    )
+    more = len(rows) - _MOST_LISTED
+    return f"{listed} and {more} more" if more > 0 else listed
 
 
 def work_of(result: Result) -> str:

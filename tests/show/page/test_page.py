@@ -12,11 +12,7 @@ from html.parser import HTMLParser
 import pytest
 
 from kvmpc.caution import Caution
-from kvmpc.host.facts import fact_names
 from kvmpc.result.records import Result
-from kvmpc.show.page.appendix import SHOWN_FACTS
-from kvmpc.show.page.panels import panels_of
-from kvmpc.show.page.rate_charts import charts_of
 from tests.fakes.sweeps import complete, skipped, sweep, trial
 
 Page = Callable[..., str]
@@ -187,20 +183,3 @@ def test_a_result_without_facts_of_its_host_gives_a_page(page: Page, host: objec
 def test_what_a_sweep_asks_stands_above_its_answer(page: Page) -> None:
     text = _read(page(sweep((1, 2), rounds=1, question="Do more readers help?"))).text
     assert "Asked: Do more readers help?" in text
-
-
-def test_every_fact_that_is_shown_at_once_is_one_that_a_host_has() -> None:
-    assert set(SHOWN_FACTS) <= fact_names()
-
-
-def test_a_pager_that_failed_is_in_no_chart_of_profiles() -> None:
-    sound = complete(sweep((2,), ("uffd", "exit")))
-    late = trial("exit", 2, 7, random.Random(1), status="failed")
-    for result, wanted in (
-        (sound, {"uffd", "exit(sigbus)"}),
-        (replace(sound, trials=(*sound.trials, late)), {"uffd"}),
-    ):
-        (panel,) = panels_of(result)
-        charts = {chart.key: chart for chart in charts_of(panel)}
-        assert {row[0] for row in charts["locks"].table[1:]} == wanted
-        assert {line.label for line in charts["spin"].lines} == wanted

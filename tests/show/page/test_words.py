@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+from kvmpc.judge.change import change_between
 from kvmpc.result.records import Result
 from kvmpc.show.page import text
-from kvmpc.show.page.compare import compare
 from kvmpc.show.page.panels import panels_of
-from kvmpc.show.page.words import answer_of, failures_of, scaling_of, verdict_of, work_of
-from tests.fakes.sweeps import skipped, sweep, trial
+from kvmpc.show.page.words import answer_in_words, change_in_words, work_of
+from tests.fakes.sweeps import sweep, trial
 
 
 def _told(result: Result) -> str:
-    answer = answer_of(panels_of(result)[0])
+    answer = answer_in_words(panels_of(result)[0])
     return " ".join([answer.lead, *answer.more])
 
 
@@ -100,30 +100,6 @@ def test_nothing_run_and_all_failed_are_said() -> None:
     assert "every measured trial failed" in _told(sweep((2,), ("uffd",), trials=(failed,)))
 
 
-def test_failed_and_skipped_rows_come_with_place_and_reason() -> None:
-    chance = random.Random(1)
-    failed = trial("exit", 2, 1, chance, point=1, status="failed")
-    result = sweep((1, 2), ("uffd", "exit"), rounds=1)
-    result = replace(
-        result, trials=(*result.trials, failed), skipped=(skipped(0, "uffd", "no memory"),)
-    )
-    assert failures_of(panels_of(result)[0]) == [
-        ("1 vCPU", "uffd", "skipped", "no memory"),
-        (
-            "2 vCPUs",
-            "exit(sigbus)",
-            "failed (1 of 2 trials)",
-            "vcpu1: page 22 holds the wrong tag",
-        ),
-    ]
-
-
-def test_scaling_tells_where_a_pager_peaks() -> None:
-    rows = {row[0]: row for row in scaling_of(panels_of(sweep((1, 4, 160), rounds=3))[0])}
-    assert rows["uffd"][3] == "4 vCPUs"
-    assert rows["none"][3] == "160 vCPUs"
-
-
 def test_the_work_of_a_sweep_lists_what_was_swept() -> None:
     assert "vcpus=1; " in work_of(sweep((1,), rounds=1))
     told = work_of(sweep((1, 2), rounds=1, more={"fetch_delay_ns": [0, 1000]}))
@@ -134,14 +110,14 @@ def test_a_row_that_became_slower_is_named_worst_first_and_equal_ones_are_not() 
     before = sweep((1, 8), ("uffd", "exit"), rounds=10, seed=1)
     after = sweep((1, 8), ("uffd", "exit"), rounds=10, seed=2,
                   factor=lambda spec: 0.7 if spec == "uffd" else 1.0)  # fmt: skip
-    told = verdict_of(compare(before, after))
+    told = change_in_words(change_between(before, after))
     assert told.startswith("2 of 4 rows became slower: uffd at")
     assert "exit" not in told
 
 
 def test_one_round_a_side_says_nothing_of_a_change() -> None:
     one = sweep((1,), ("uffd",), rounds=1)
-    assert "nothing can be said" in verdict_of(compare(one, one))
+    assert "nothing can be said" in change_in_words(change_between(one, one))
 
 
 def test_a_command_is_quoted_so_that_a_shell_reads_it_back() -> None:
