@@ -90,9 +90,8 @@ class _Side:
         """Return the runs of each (spec, label) that was measured or skipped at a point."""
         rows: dict[tuple[str, str], list[Result]] = {}
         for point in self.points.get(key, ()):
-            labels = dict(zip(point.pagers, point.labels, strict=False))
             for spec in dict.fromkeys(point.pagers):
-                rows.setdefault((spec, labels.get(spec, spec)), []).append(point)
+                rows.setdefault((spec, point.pager(spec).label), []).append(point)
         return rows
 
 
@@ -169,7 +168,7 @@ def failures(runs: Sequence[Result], spec: str) -> list[TrialResult]:
 
 def row_cautions(row: Row) -> Iterator[Caution]:
     """Yield what to know of an ``exit(sigbus)`` row: what it costs is the kernel's doing."""
-    if "(sigbus)" not in row.label:
+    if row.new[0].pager(row.spec).provider != "sigbus":
         return
     forms = [{_exit_form(run, row.spec) for run in side} for side in (row.baseline, row.new)]
     releases = [set(kernels(side)) for side in (row.baseline, row.new)]

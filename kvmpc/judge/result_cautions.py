@@ -40,9 +40,8 @@ def doubts(result: Result) -> list[Caution]:
     names = point_names([point.options for point in points])
     alike: dict[str, list[tuple[float, str, Caution]]] = {}
     for name, point in zip(names, points, strict=True):
-        labels = dict(zip(point.pagers, point.labels, strict=False))
         for spec in dict.fromkeys(point.pagers):
-            where = ": ".join(filter(None, [name, labels.get(spec, spec)]))
+            where = ": ".join(filter(None, [name, point.pager(spec).label]))
             for size, caution in row_doubts(point, spec):
                 alike.setdefault(caution.code, []).append((size, where, caution))
     for rows in alike.values():

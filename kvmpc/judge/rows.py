@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kvmpc.judge.summary import Summary, median, summarise, summarise_ratios
+from kvmpc.result.pager_info import PagerInfo
 from kvmpc.result.records import FAILED, OK, Profile, Result, TrialResult
 
 __all__ = [
@@ -42,8 +43,7 @@ class Row:
     verified: what was verified in every trial; None if anything was not.
     """
 
-    spec: str
-    label: str
+    pager: PagerInfo
     ok_trials: int
     failed_trials: int
     errors: tuple[str, ...]
@@ -55,6 +55,16 @@ class Row:
     fault_p99_ns: float | None
     cpu_s_per_gib: float | None
     verified: str | None
+
+    @property
+    def spec(self) -> str:
+        """The pager's canonical spec."""
+        return self.pager.spec
+
+    @property
+    def label(self) -> str:
+        """What the pager is called."""
+        return self.pager.label
 
     @property
     def failed(self) -> bool:
@@ -146,8 +156,7 @@ def _row(result: Result, spec: str, *, baseline: str | None, reference: str | No
     share = summarise_ratios(ratios(reference))
     verified = {trial.verified for trial in usable}
     return Row(
-        spec=spec,
-        label=dict(zip(result.pagers, result.labels, strict=False)).get(spec, spec),
+        pager=result.pager(spec),
         ok_trials=len(measured_trials(result, spec)),
         failed_trials=len(failed),
         errors=tuple(dict.fromkeys(trial.error or "" for trial in failed)),

@@ -142,6 +142,11 @@ class Pager:
         """What tables call it; can be given as a spec as well."""
         return self.spec
 
+    @property
+    def values(self) -> dict[str, str]:
+        """Every key with its value as a spec has it, those at their default as well."""
+        return dict(self._texts())
+
     def _texts(self) -> list[tuple[str, str]]:
         return [(key, str(getattr(self, key))) for key in self.keys]
 

@@ -98,13 +98,12 @@ def points_of(result: Result) -> list[Result]:
     """Return `result` taken apart: one result of a single point for each point, in order."""
     if not result.points:
         return [result]
-    labels = dict(zip(result.pagers, result.labels, strict=False))
     return [
         replace(
             result,
             options={**result.options, **point.options},
             pagers=point.pagers,
-            labels=tuple(labels.get(pager, pager) for pager in point.pagers),
+            labels=tuple(result.pager(pager).label for pager in point.pagers),
             points=(),
             trials=tuple(replace(t, point=0) for t in result.trials if t.point == index),
             skipped=tuple(replace(s, point=0) for s in result.skipped if s.point == index),

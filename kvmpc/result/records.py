@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from kvmpc.caution import Caution
+from kvmpc.result.pager_info import PagerInfo, pager_of_spelling
 
 __all__ = [
     "FAILED",
@@ -150,6 +151,7 @@ class Result:
     skipped: what this host could not run.
     spec: the sweep's spec as it was run, TOML; question: what it asks.
     during: what else the host did during the run, as ``watch.HostWatch`` gives it; None if unknown.
+    pager_infos: what each of `pagers` is; empty in documents that are older. Ask `pager` for it.
     """
 
     tool_version: str
@@ -167,6 +169,7 @@ class Result:
     spec: str | None = None
     question: str | None = None
     during: Mapping[str, object] | None = None
+    pager_infos: tuple[PagerInfo, ...] = ()
 
     def __post_init__(self) -> None:
         last = max(0, len(self.points) - 1)
@@ -176,6 +179,14 @@ class Result:
         for found in self.points:
             if not set(found.pagers) <= set(self.pagers):
                 raise ValueError(f"a point has pagers {found.pagers}, the run {self.pagers}")
+
+    def pager(self, spec: str) -> PagerInfo:
+        """Return what the pager `spec` is."""
+        for info in self.pager_infos:
+            if info.spec == spec:
+                return info
+        labels = dict(zip(self.pagers, self.labels, strict=False))
+        return pager_of_spelling(spec, labels.get(spec, spec))
 
 
 WAITERS: Mapping[str, str] = {

@@ -10,6 +10,7 @@ from typing import Any
 from kvmpc.judge.host_cautions import tilts
 from kvmpc.kernel.kvm import Kvm
 from kvmpc.result.records import PROFILED, Point, Result, Skip, TrialResult
+from kvmpc.run.describe import pager_info
 from kvmpc.run.estimate import Clock
 from kvmpc.run.plan import Plan
 from kvmpc.run.schedule import Schedule, Step
@@ -58,6 +59,7 @@ def planned_result(plan: Plan, skipped: tuple[Skip, ...], **facts: Any) -> Resul
         options={**common, **run},
         pagers=tuple(pager.spec for pager in plan.pagers),
         labels=tuple(pager.label for pager in plan.pagers),
+        pager_infos=tuple(map(pager_info, plan.pagers)),
         trials=(),
         # Said once, for the point that is hit hardest: the last of a kind has the most threads.
         warnings=tuple({caution.code: caution for found in tilted for caution in found}.values()),

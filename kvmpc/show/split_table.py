@@ -31,11 +31,10 @@ def format_split(result: Result) -> str:
     points = points_of(result)
     rows: list[list[str]] = []
     for name, point in zip(point_names([p.options for p in points]), points, strict=True):
-        labels = dict(zip(point.pagers, point.labels, strict=False))
         found = [
             [label if quantile == "p50" else "", quantile, *cells]
             for spec in point.pagers
-            for label, quantile, cells in _rows(point, spec, labels.get(spec, spec))
+            for label, quantile, cells in _rows(point, spec, point.pager(spec).label)
         ]
         rows += ([[""], [name]] if name and found else []) + found
     if not rows:

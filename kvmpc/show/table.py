@@ -234,11 +234,11 @@ def _notes(result: Result, blocks: Sequence[_Point]) -> Iterator[str]:
     yield _work(result, blocks)
     yield _host(result.host)
     shown = [row for block in blocks for row in block.rows if row.ok_trials]
-    if any("(sigbus)" in row.label for row in shown):
+    if any(row.pager.provider == "sigbus" for row in shown):
         yield _SIGBUS_NOTE
     if any(row.verified == "zeros" for row in shown):
         yield _ZEROS_NOTE
-    if any(row.spec == "none,host=populated" for row in shown):
+    if any(row.pager.keys.get("host") == "populated" for row in shown):
         yield _POPULATED_NOTE
     if any(block.result.options.get("overlap") for block in blocks if block.result.trials):
         yield _OVERLAP_NOTE
