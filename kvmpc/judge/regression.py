@@ -27,11 +27,12 @@ from typing import Final
 
 from kvmpc.caution import Caution
 from kvmpc.errors import MismatchError
-from kvmpc.judge.criteria import METRICS, Criteria, Metric
+from kvmpc.judge.criteria import JUDGED, Criteria, Judged
 from kvmpc.judge.matching import Row, Unmatched, check_hosts, failures, kernels, match, row_cautions
 from kvmpc.judge.resampling import change_interval, holm, permutation_p, sizes_needed, smallest_p
 from kvmpc.judge.rows import measured_trials, reference_pager
 from kvmpc.judge.summary import median
+from kvmpc.result.metrics import FAULT_P99
 from kvmpc.result.records import Result
 
 __all__ = ["BETTER", "FAILED_NOW", "SAME", "UNJUDGED", "WORSE", "Check", "Verdict", "check"]
@@ -180,21 +181,21 @@ class _NoMeasure(Exception):
 
 
 def _values(
-    runs: Sequence[Result], spec: str, metric: Metric, *, normalise: bool, by_run: bool
+    runs: Sequence[Result], spec: str, metric: Judged, *, normalise: bool, by_run: bool
 ) -> list[float]:
     """Return the logarithms of a metric: one a round, in order, or one a run."""
     found: list[float] = []
     for run in runs:
-        if metric.name == "p99" and run.options.get("overlap"):
+        if metric.metric is FAULT_P99 and run.options.get("overlap"):
             continue  # most touches are no faults
-        values = _by_round(run, spec, metric.key)
+        values = _by_round(run, spec, metric.metric.key)
         if normalise:
             to = reference_pager(run)
             if to is None:
                 raise _NoMeasure("no pager in the run that does not fetch")
             if failures([run], to):
                 raise _NoMeasure(f"{to} failed")
-            whole = _by_round(run, to, metric.key)
+            whole = _by_round(run, to, metric.metric.key)
             values = {n: value - whole[n] for n, value in values.items() if n in whole}
         rounds = [values[number] for number in sorted(values)]
         middle = median(rounds)
@@ -211,7 +212,7 @@ def _by_round(run: Result, spec: str, key: str) -> dict[int, float]:
     }
 
 
-def _compared(verdict: Verdict, metric: Metric, old: list[float], now: list[float]) -> _Test:
+def _compared(verdict: Verdict, metric: Judged, old: list[float], now: list[float]) -> _Test:
     before, after = median(old), median(now)
     if before is None or after is None:
         raise ValueError("a side without values cannot be compared")
@@ -229,7 +230,7 @@ def _compared(verdict: Verdict, metric: Metric, old: list[float], now: list[floa
     )
     worse, better = (
         permutation_p([v * sign for v in old], [v * sign for v in now])
-        for sign in (metric.worse, -metric.worse)
+        for sign in (-metric.metric.better, metric.metric.better)
     )
     return _Test(replace(measured, p=worse), worse, better)
 
@@ -277,7 +278,7 @@ def _decide(tests: Sequence[_Test], criteria: Criteria, unit: str) -> list[Verdi
 
 
 def _judge(verdict: Verdict, alpha: float, bad: float, good: float) -> Verdict:
-    change = (verdict.change or 0) * METRICS[verdict.metric].worse
+    change = (verdict.change or 0) * -JUDGED[verdict.metric].metric.better
     status = SAME
     if bad <= alpha and change > verdict.limit:
         status = WORSE

@@ -15,6 +15,7 @@ from kvmpc.caution import Caution
 from kvmpc.judge.resampling import permutation_p
 from kvmpc.judge.rows import usable_trials, values_of
 from kvmpc.judge.summary import median
+from kvmpc.result.metrics import RATE
 from kvmpc.result.points import point_names, points_of
 from kvmpc.result.records import Result
 
@@ -66,7 +67,7 @@ def run_doubts(result: Result) -> Iterator[Caution]:
 
 def row_doubts(point: Result, spec: str) -> Iterator[tuple[float, Caution]]:
     """Yield what weakens the row of `spec` in a result of one point, each with how much."""
-    rates = values_of(usable_trials(point, spec), "pages_per_s")
+    rates = values_of(usable_trials(point, spec), RATE.key)
     spread = variation(rates)
     if spread is not None and spread > _MOST_VARIATION:
         yield (

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kvmpc.judge.summary import Summary, median, summarise, summarise_ratios
+from kvmpc.result.metrics import CPU, FAULT_P50, FAULT_P99, MIB_RATE, RATE
 from kvmpc.result.pager_info import PagerInfo
 from kvmpc.result.records import FAILED, OK, Profile, Result, TrialResult
 
@@ -107,11 +108,11 @@ def _failed(result: Result, spec: str) -> list[TrialResult]:
 
 
 def paired_ratios(
-    result: Result, numerator_spec: str, denominator_spec: str, metric: str
+    result: Result, numerator_spec: str, denominator_spec: str, key: str
 ) -> list[float]:
-    """Return `metric` of one pager over that of another, for each round that measured both."""
-    numerators = _by_round(result, numerator_spec, metric)
-    denominators = _by_round(result, denominator_spec, metric)
+    """Return the metric `key` of one pager over another's, for each round that measured both."""
+    numerators = _by_round(result, numerator_spec, key)
+    denominators = _by_round(result, denominator_spec, key)
     return [
         numerators[number] / denominators[number]
         for number in sorted(numerators.keys() & denominators.keys())
@@ -151,7 +152,7 @@ def _row(result: Result, spec: str, *, baseline: str | None, reference: str | No
     faults = [] if result.options.get("overlap") else usable
 
     def ratios(to: str | None) -> list[float]:
-        return paired_ratios(result, spec, to, "pages_per_s") if usable and to else []
+        return paired_ratios(result, spec, to, RATE.key) if usable and to else []
 
     share = summarise_ratios(ratios(reference))
     verified = {trial.verified for trial in usable}
@@ -160,13 +161,13 @@ def _row(result: Result, spec: str, *, baseline: str | None, reference: str | No
         ok_trials=len(measured_trials(result, spec)),
         failed_trials=len(failed),
         errors=tuple(dict.fromkeys(trial.error or "" for trial in failed)),
-        rate=summarise(values_of(usable, "pages_per_s")),
-        mib_per_s=median(values_of(usable, "mib_per_s")),
+        rate=summarise(values_of(usable, RATE.key)),
+        mib_per_s=median(values_of(usable, MIB_RATE.key)),
         ratio=summarise_ratios(ratios(baseline)),
         share_of_none=share.median if share else None,
-        fault_p50_ns=median(values_of(faults, "fault_p50_ns")),
-        fault_p99_ns=median(values_of(faults, "fault_p99_ns")),
-        cpu_s_per_gib=median(values_of(usable, "cpu_s_per_gib")),
+        fault_p50_ns=median(values_of(faults, FAULT_P50.key)),
+        fault_p99_ns=median(values_of(faults, FAULT_P99.key)),
+        cpu_s_per_gib=median(values_of(usable, CPU.key)),
         verified=verified.pop() if len(verified) == 1 else None,
     )
 
@@ -176,14 +177,14 @@ def _first(result: Result, *, fetches: bool) -> str | None:
     return next((spec for spec in result.pagers if spec in known), None)
 
 
-def _by_round(result: Result, spec: str, metric: str) -> dict[int, float]:
+def _by_round(result: Result, spec: str, key: str) -> dict[int, float]:
     return {
-        trial.round: trial.metrics[metric]
+        trial.round: trial.metrics[key]
         for trial in measured_trials(result, spec)
-        if metric in trial.metrics
+        if key in trial.metrics
     }
 
 
-def values_of(trials: Iterable[TrialResult], metric: str) -> list[float]:
-    """Return `metric` of each trial that has it, in their order."""
-    return [trial.metrics[metric] for trial in trials if metric in trial.metrics]
+def values_of(trials: Iterable[TrialResult], key: str) -> list[float]:
+    """Return the metric `key` of each trial that has it, in their order."""
+    return [trial.metrics[key] for trial in trials if key in trial.metrics]

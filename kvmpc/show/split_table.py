@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from tabulate import tabulate
 
-from kvmpc.judge.rows import usable_trials
+from kvmpc.judge.rows import usable_trials, values_of
 from kvmpc.judge.summary import median
+from kvmpc.result.metrics import FAULT_P50, FAULT_P99, PART_QUANTILES, PARTS, part_metric
 from kvmpc.result.points import point_names, points_of
 from kvmpc.result.records import Result
 from kvmpc.units import format_ns
@@ -16,7 +17,7 @@ from kvmpc.units import format_ns
 __all__ = ["format_split"]
 
 _WIDTH = 98
-_PARTS = ("fault", "noticed", "fetch", "install", "back", "install_back")
+_FAULT = {"p50": FAULT_P50, "p99": FAULT_P99}
 _HEADERS = ("pager", "", "fault", "noticed", "fetch", "install", "back", "install+back")
 
 _NOTE = """\
@@ -45,7 +46,7 @@ def format_split(result: Result) -> str:
         [_HEADERS, ["-" * width for width in widths], *rows],
         tablefmt="plain",
         disable_numparse=True,
-        colalign=["left", "left", *["right"] * len(_PARTS)],
+        colalign=["left", "left", *["right"] * (len(_HEADERS) - 2)],
     )
     note = textwrap.wrap(_NOTE, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join(["where a fault's time goes", "", table, "", *note])
@@ -54,12 +55,9 @@ def format_split(result: Result) -> str:
 def _rows(point: Result, spec: str, label: str) -> Iterator[tuple[str, str, list[str]]]:
     """Yield label, quantile and cells of a pager's rows; nothing where it was not split."""
     trials = usable_trials(point, spec)
-    if not any("noticed_p50_ns" in trial.metrics for trial in trials):
+    if not any(part_metric("noticed", "p50").key in trial.metrics for trial in trials):
         return
-    for quantile in ("p50", "p99"):
-        cells = []
-        for part in _PARTS:
-            key = f"{part}_{quantile}_ns"
-            value = median(trial.metrics[key] for trial in trials if key in trial.metrics)
-            cells.append("-" if value is None else format_ns(value))
-        yield label, quantile, cells
+    for quantile in PART_QUANTILES:
+        metrics = (_FAULT[quantile], *(part_metric(part, quantile) for part in PARTS))
+        medians = (median(values_of(trials, metric.key)) for metric in metrics)
+        yield label, quantile, ["-" if ns is None else format_ns(ns) for ns in medians]

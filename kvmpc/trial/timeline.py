@@ -11,6 +11,13 @@ import time
 from collections.abc import Mapping, Sequence
 
 from kvmpc.loops.records import ResolverRecord
+from kvmpc.result.metrics import (
+    FAIRNESS,
+    FINISH_SPREAD,
+    FULL_SPEED,
+    TO_95_SPEED,
+    TO_HALF_SPEED,
+)
 from kvmpc.units import PAGE_BYTES
 from kvmpc.vm.guest import Guest
 from kvmpc.vm.record import GuestRecord
@@ -109,13 +116,13 @@ def speeds(
     `end_ns`: from the gate, one entry per vCPU; `full_per_s`: None without further passes.
     """
     found: dict[str, float | None] = {
-        "fairness_share": fairness(end_ns),
-        "finish_spread_ns": float(max(end_ns) - min(end_ns)),
-        "full_speed_touches_per_s": full_per_s,
+        FAIRNESS.key: fairness(end_ns),
+        FINISH_SPREAD.key: float(max(end_ns) - min(end_ns)),
+        FULL_SPEED.key: full_per_s,
     }
     if full_per_s is not None and timeline:
-        found["to_half_speed_ns"] = time_to_speed_ns(timeline, end_ns, full_per_s, 0.5)
-        found["to_95_speed_ns"] = time_to_speed_ns(timeline, end_ns, full_per_s, 0.95)
+        found[TO_HALF_SPEED.key] = time_to_speed_ns(timeline, end_ns, full_per_s, 0.5)
+        found[TO_95_SPEED.key] = time_to_speed_ns(timeline, end_ns, full_per_s, 0.95)
     return {name: value for name, value in found.items() if value is not None}
 
 

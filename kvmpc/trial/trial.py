@@ -17,6 +17,7 @@ from kvmpc.errors import GuestError, Interrupted, KvmpcError, StuckError, Watchd
 from kvmpc.kernel.kvm import Kvm, Vcpu
 from kvmpc.loops.records import RecordArray, Return, SharedRecord, VcpuRecord
 from kvmpc.pagers.pager import Pager, Scene, Supply
+from kvmpc.result.metrics import SETUP, START_SKEW, TEARDOWN
 from kvmpc.result.records import TrialResult
 from kvmpc.trial import tally, verify
 from kvmpc.trial.crew import Crew, Report, Worker
@@ -141,7 +142,7 @@ class _Trial:
             result = self._result(begin_ns=begin_ns, ready_ns=ready_ns)
             end_ns = time.monotonic_ns()
         teardown_ns = float(time.monotonic_ns() - end_ns)
-        return replace(result, metrics={**result.metrics, "teardown_ns": teardown_ns})
+        return replace(result, metrics={**result.metrics, TEARDOWN.key: teardown_ns})
 
     def _clear_out(self, stack: ExitStack) -> None:
         """Get every thread out before `stack` unmaps the memory that it runs on, or keep that."""
@@ -367,7 +368,7 @@ class _Trial:
         self.passes.verify(guest)
         metrics |= speeds(timeline, [r.end_ns - gate_ns for r in vcpus], self.passes.full_speed())
         metrics |= self.place.metrics()
-        metrics["setup_ns"] = float(ready_ns - begin_ns)
+        metrics[SETUP.key] = float(ready_ns - begin_ns)
         split, split_cautions = latency_split(
             self.memory, self.layout, self.pager, tsc_khz=khz, tsc_shared=self.tsc_shared
         )
@@ -396,7 +397,7 @@ class _Trial:
                 *tally.warnings(
                     work,
                     elapsed_ns=elapsed_ns,
-                    start_skew_ns=metrics["start_skew_ns"],
+                    start_skew_ns=metrics[START_SKEW.key],
                     returns=self.counts["returns"],
                     guest_tsc_khz=khz,
                     tsc_khz_seen=seen_khz,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kvmpc.errors import MismatchError, UsageError
-from kvmpc.judge.criteria import METRICS, Criteria
+from kvmpc.judge.criteria import JUDGED, Criteria
 from kvmpc.judge.regression import BETTER, FAILED_NOW, SAME, UNJUDGED, WORSE, Check, check
 from kvmpc.result.records import Point, Result, Skip
 
@@ -434,7 +434,7 @@ def test_a_stand_in_row_is_marked_across_kernels(make_run: Make) -> None:
         {"limits": {"speed": 0.1}},
         {"alphas": {"speed": 0.1}},
         {"allow_host": ("colour",)},
-        {"limits": dict.fromkeys(METRICS)},
+        {"limits": dict.fromkeys(JUDGED)},
     ],
 )
 def test_criteria_that_make_no_sense_are_refused(wrong: Any) -> None:
