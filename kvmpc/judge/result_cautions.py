@@ -54,7 +54,7 @@ def doubts(result: Result) -> list[Caution]:
 
 def run_doubts(result: Result) -> Iterator[Caution]:
     """Yield what weakens the whole run: too few rounds, and what else the host did meanwhile."""
-    rounds = len({trial.round for trial in result.trials if trial.round > 0})
+    rounds = result.measured_rounds
     if result.finished and 0 < rounds < FEWEST_ROUNDS:
         yield Caution(
             "few-rounds",

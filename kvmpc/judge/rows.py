@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from kvmpc.judge.summary import Summary, median, summarise, summarise_ratios
 from kvmpc.result.metrics import CPU, FAULT_P50, FAULT_P99, MIB_RATE, RATE
 from kvmpc.result.pager_info import PagerInfo
-from kvmpc.result.records import FAILED, OK, Profile, Result, TrialResult
+from kvmpc.result.records import FAILED, OK, Profile, Result, Role, TrialResult
 
 __all__ = [
     "Row",
@@ -83,7 +83,7 @@ def measured_trials(result: Result, spec: str) -> list[TrialResult]:
     return [
         trial
         for trial in result.trials
-        if trial.pager == spec and trial.round > 0 and trial.status == OK
+        if trial.pager == spec and trial.role is Role.MEASURED and trial.status == OK
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final
 
 from kvmpc.caution import Caution
@@ -20,6 +21,7 @@ __all__ = [
     "Point",
     "Profile",
     "Result",
+    "Role",
     "Skip",
     "TrialResult",
 ]
@@ -30,6 +32,14 @@ FAILED: Final = "failed"
 
 PROFILED: Final = -1
 """The round of a trial that was profiled: it gives no rate."""
+
+
+class Role(Enum):
+    """What a trial is for. Only a measured one is part of a rate."""
+
+    WARMUP = "warmup"
+    MEASURED = "measured"
+    PROFILED = "profiled"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +127,13 @@ class TrialResult:
         if (self.status == FAILED) != (self.error is not None):
             raise ValueError(f"status {self.status!r} does not go with error {self.error!r}")
 
+    @property
+    def role(self) -> Role:
+        """What its round makes it."""
+        if self.round > 0:
+            return Role.MEASURED
+        return Role.PROFILED if self.round == PROFILED else Role.WARMUP
+
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
@@ -179,6 +196,11 @@ class Result:
         for found in self.points:
             if not set(found.pagers) <= set(self.pagers):
                 raise ValueError(f"a point has pagers {found.pagers}, the run {self.pagers}")
+
+    @property
+    def measured_rounds(self) -> int:
+        """How many rounds have a measured trial, failed or not."""
+        return len({trial.round for trial in self.trials if trial.role is Role.MEASURED})
 
     def pager(self, spec: str) -> PagerInfo:
         """Return what the pager `spec` is."""

@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from kvmpc.judge.rows import usable_profiles
 from kvmpc.result.points import point_names, points_of
-from kvmpc.result.records import PROFILED, WAITERS, Profile, Result, TrialResult
+from kvmpc.result.records import WAITERS, Profile, Result, Role, TrialResult
 
 __all__ = ["format_profiles"]
 
@@ -28,7 +28,7 @@ they come on again: a lock that was held or waited for so, mostly a userfaultfd'
 
 def format_profiles(result: Result) -> str:
     """Return the table of the profiled trials of `result`; "" where it has none."""
-    trials = [trial for trial in result.trials if trial.round == PROFILED]
+    trials = [trial for trial in result.trials if trial.role is Role.PROFILED]
     if not trials:
         return ""
     points = points_of(result)

@@ -17,7 +17,7 @@ from kvmpc.judge.resampling import CONFIDENCE
 from kvmpc.judge.result_cautions import doubts
 from kvmpc.judge.rows import Row, baseline_pager, compare_rows, reference_pager
 from kvmpc.result.points import point_names, points_of
-from kvmpc.result.records import Result
+from kvmpc.result.records import Result, Role
 from kvmpc.show.cells import ABSENT, clean, duration, number, percent, ratio, wrap_label
 from kvmpc.units import PAGE_BYTES, format_bytes, format_ns
 
@@ -135,7 +135,7 @@ def format_warnings(result: Result) -> list[str]:
     told = list(dict.fromkeys(map(str, (*result.warnings, *doubts(result)))))
     alike: dict[str, list[str]] = {}
     for trial in result.trials:
-        for caution in trial.warnings if trial.round > 0 else ():
+        for caution in trial.warnings if trial.role is Role.MEASURED else ():
             text = re.sub(r"[\d.,]+", "#", caution.text)
             alike.setdefault(text, []).append(f"{trial.label}: {caution}")
     for texts in alike.values():
@@ -324,7 +324,7 @@ def _work(result: Result, blocks: Sequence[_Point]) -> str:
     if delay_ns:
         said.append(f"fetch delay {format_ns(delay_ns)}")
     said += _placed(alike.get("placement"))
-    rounds = len({trial.round for trial in result.trials if trial.round > 0})
+    rounds = result.measured_rounds
     said.append(f"{rounds} round{'' if rounds == 1 else 's'}")
     return f"work: {', '.join(said)}"
 
