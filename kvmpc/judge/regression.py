@@ -30,7 +30,7 @@ from kvmpc.errors import MismatchError
 from kvmpc.judge.criteria import JUDGED, Criteria, Judged
 from kvmpc.judge.matching import Row, Unmatched, check_hosts, failures, kernels, match, row_cautions
 from kvmpc.judge.resampling import change_interval, holm, permutation_p, sizes_needed, smallest_p
-from kvmpc.judge.rows import measured_trials, reference_pager
+from kvmpc.judge.rows import measured_trials, share_base
 from kvmpc.judge.summary import median
 from kvmpc.result.metrics import FAULT_P99
 from kvmpc.result.records import Result
@@ -159,7 +159,7 @@ def _tests(row: Row, criteria: Criteria, *, by_run: bool) -> Iterator[_Test]:
             reason = f"{len(failed)} of {total} trials failed: {failed[0].error}"
             yield _Test(replace(verdict, status=FAILED_NOW, metric="", reason=reason))
             return  # once a row: none of its metrics has a number
-        if criteria.normalise and reference_pager(row.new[0]) == row.spec:
+        if criteria.normalise and share_base(row.new[0]) == row.spec:
             continue  # it is the measure: always 1
         try:
             old, now = (
@@ -190,7 +190,7 @@ def _values(
             continue  # most touches are no faults
         values = _by_round(run, spec, metric.metric.key)
         if normalise:
-            to = reference_pager(run)
+            to = share_base(run)
             if to is None:
                 raise _NoMeasure("no pager in the run that does not fetch")
             if failures([run], to):

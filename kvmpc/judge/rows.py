@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 
 from kvmpc.judge.summary import Summary, median, summarise, summarise_ratios
 from kvmpc.result.metrics import CPU, FAULT_P50, FAULT_P99, MIB_RATE, RATE
@@ -16,16 +17,28 @@ from kvmpc.result.pager_info import PagerInfo
 from kvmpc.result.records import FAILED, OK, Profile, Result, Role, TrialResult
 
 __all__ = [
+    "Outcome",
     "Row",
-    "baseline_pager",
     "compare_rows",
     "measured_trials",
     "paired_ratios",
-    "reference_pager",
+    "ratio_base",
+    "share_base",
     "usable_profiles",
     "usable_trials",
     "values_of",
 ]
+
+
+class Outcome(StrEnum):
+    """What became of a pager; measured, it is how far its pages were verified."""
+
+    YES = "yes"
+    ZEROS = "zeros"
+    NO = "no"
+    FAILED = "FAILED"
+    SKIPPED = "skipped"
+    ABSENT = "-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +49,7 @@ class Row:
     the others may have got wrong unseen.
 
     ok_trials: verified, measured trials; failed_trials: failed ones, warm-ups included.
-    errors: why they failed, without repetitions.
+    errors: why they failed, without repetitions. skips: why the host could not run it.
     pages_per_s, mib_per_s, cpu_s_per_gib: medians over rounds; rate: pages_per_s with its interval.
     ratio: rate over the rate of the first pager that fetches, per round.
     share_of_none: median of the rate over the rate of the first pager that does not fetch.
@@ -48,6 +61,7 @@ class Row:
     ok_trials: int
     failed_trials: int
     errors: tuple[str, ...]
+    skips: tuple[str, ...]
     rate: Summary | None
     mib_per_s: float | None
     ratio: Summary | None
@@ -71,6 +85,15 @@ class Row:
     def failed(self) -> bool:
         """Whether any trial of this pager failed."""
         return self.failed_trials > 0
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of it: the least that holds for all its trials."""
+        if self.failed:
+            return Outcome.FAILED
+        if not self.ok_trials:
+            return Outcome.SKIPPED if self.skips else Outcome.ABSENT
+        return Outcome(self.verified) if self.verified in ("yes", "zeros") else Outcome.NO
 
     @property
     def pages_per_s(self) -> float | None:
@@ -120,12 +143,12 @@ def paired_ratios(
     ]
 
 
-def baseline_pager(result: Result) -> str | None:
+def ratio_base(result: Result) -> str | None:
     """Return the first pager in the order given that fetches: the 1.00 of every ratio."""
     return _first(result, fetches=True)
 
 
-def reference_pager(result: Result) -> str | None:
+def share_base(result: Result) -> str | None:
     """Return the first pager in the order given that does not fetch: the whole of every share."""
     return _first(result, fetches=False)
 
@@ -133,19 +156,19 @@ def reference_pager(result: Result) -> str | None:
 def compare_rows(result: Result) -> list[Row]:
     """Return a row for each pager, in the order given, also for one that has no trial yet."""
     failed = {trial.pager for trial in result.trials if trial.status == FAILED}
-    baseline, reference = baseline_pager(result), reference_pager(result)
+    ratio_to, share_of = ratio_base(result), share_base(result)
     return [
         _row(
             result,
             spec,
-            baseline=None if baseline in failed else baseline,
-            reference=None if reference in failed else reference,
+            ratio_to=None if ratio_to in failed else ratio_to,
+            share_of=None if share_of in failed else share_of,
         )
         for spec in dict.fromkeys(result.pagers)
     ]
 
 
-def _row(result: Result, spec: str, *, baseline: str | None, reference: str | None) -> Row:
+def _row(result: Result, spec: str, *, ratio_to: str | None, share_of: str | None) -> Row:
     failed = _failed(result, spec)
     usable = usable_trials(result, spec)
     # All vCPUs race for the same pages: most touches are no faults, their times no fault times.
@@ -154,16 +177,17 @@ def _row(result: Result, spec: str, *, baseline: str | None, reference: str | No
     def ratios(to: str | None) -> list[float]:
         return paired_ratios(result, spec, to, RATE.key) if usable and to else []
 
-    share = summarise_ratios(ratios(reference))
+    share = summarise_ratios(ratios(share_of))
     verified = {trial.verified for trial in usable}
     return Row(
         pager=result.pager(spec),
         ok_trials=len(measured_trials(result, spec)),
         failed_trials=len(failed),
         errors=tuple(dict.fromkeys(trial.error or "" for trial in failed)),
+        skips=tuple(skip.reason for skip in result.skipped if skip.pager == spec),
         rate=summarise(values_of(usable, RATE.key)),
         mib_per_s=median(values_of(usable, MIB_RATE.key)),
-        ratio=summarise_ratios(ratios(baseline)),
+        ratio=summarise_ratios(ratios(ratio_to)),
         share_of_none=share.median if share else None,
         fault_p50_ns=median(values_of(faults, FAULT_P50.key)),
         fault_p99_ns=median(values_of(faults, FAULT_P99.key)),
@@ -173,8 +197,8 @@ def _row(result: Result, spec: str, *, baseline: str | None, reference: str | No
 
 
 def _first(result: Result, *, fetches: bool) -> str | None:
-    known = {trial.pager for trial in result.trials if trial.fetches == fetches}
-    return next((spec for spec in result.pagers if spec in known), None)
+    tried = {trial.pager for trial in result.trials if trial.fetches == fetches}
+    return next((spec for spec in result.pagers if spec in tried), None)
 
 
 def _by_round(result: Result, spec: str, key: str) -> dict[int, float]:

@@ -17,10 +17,16 @@ __all__ = [
     "number",
     "percent",
     "ratio",
+    "row_name",
     "wrap_label",
 ]
 
 ABSENT: Final = "-"
+
+
+def row_name(point: str, label: str) -> str:
+    """Return what a row is called in a line of text."""
+    return ": ".join(filter(None, [point, label]))
 
 
 def wrap_label(label: str, columns: int) -> str:

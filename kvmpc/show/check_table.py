@@ -9,9 +9,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from kvmpc.judge.regression import BETTER, FAILED_NOW, SAME, UNJUDGED, WORSE, Check, Verdict
-from kvmpc.judge.result_cautions import doubts
+from kvmpc.judge.result_cautions import cautions_of_result
 from kvmpc.result.records import Result
-from kvmpc.show.cells import ABSENT, clean, duration, number, wrap_label
+from kvmpc.show.cells import ABSENT, clean, duration, number, row_name, wrap_label
 from kvmpc.show.table import MAX_COLUMNS
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "check_warnings",
     "format_check_table",
     "told",
-    "where",
 ]
 
 CHECK_HEADERS = ("verdict", "pager", "metric", "baseline", "now", "change", "limit", "p")
@@ -65,7 +64,7 @@ def check_cells(verdict: Verdict) -> list[str]:
     unit = duration if verdict.metric == "p99" and verdict.new and verdict.new > 1000 else number
     return [
         verdict.status.upper() if verdict.red else verdict.status,
-        clean(where(verdict.point, verdict.label)),
+        clean(row_name(verdict.point, verdict.label)),
         verdict.metric or ABSENT,
         unit(verdict.baseline),
         unit(verdict.new),
@@ -77,7 +76,7 @@ def check_cells(verdict: Verdict) -> list[str]:
 
 def _wrapped(verdict: Verdict, columns: int) -> str:
     """Return point and label of a verdict in one line, or in as many as it takes."""
-    name = clean(where(verdict.point, verdict.label))
+    name = clean(row_name(verdict.point, verdict.label))
     if len(name) <= columns:
         return name
     lines = textwrap.wrap(f"{clean(verdict.point)}:", columns) if verdict.point else []
@@ -98,11 +97,6 @@ def signed(change: float) -> str:
     return f"{change * 100:+.0f}%" if change >= 0.9995 else f"{change * 100:+.1f}%"
 
 
-def where(point: str, label: str) -> str:
-    """Return what a row is called in a line of text."""
-    return ": ".join(filter(None, [point, label]))
-
-
 def told(verdict: Verdict) -> str:
     """Return a verdict in one line, with its numbers."""
     if verdict.change is None or verdict.reason:
@@ -117,12 +111,12 @@ def check_notes(check: Check) -> Iterator[str]:
     for status in (FAILED_NOW, UNJUDGED):
         reasons: dict[str, list[str]] = {}
         for verdict in check.having(status):
-            name = where(verdict.point, verdict.label)
+            name = row_name(verdict.point, verdict.label)
             reasons.setdefault(str(verdict.reason), []).append(f"{name} {verdict.metric}".strip())
         for reason, names in reasons.items():
             yield f"{status}: {', '.join(names)}: {reason}"
     for each in check.unmatched:
-        yield f"not compared: {where(each.point, each.label)}: {each.reason}"
+        yield f"not compared: {row_name(each.point, each.label)}: {each.reason}"
     tests = sum(verdict.p is not None for verdict in check.verdicts)
     criteria = check.criteria
     own = "".join(f", {name} {alpha:g}" for name, alpha in criteria.alphas.items())
@@ -160,9 +154,11 @@ def check_warnings(check: Check, baseline: Sequence[Result], new: Sequence[Resul
     told: dict[str, list[str]] = {}
     for verdict in check.verdicts:
         for caution in verdict.cautions:
-            told.setdefault(str(caution), []).append(where(verdict.point, verdict.label))
+            told.setdefault(str(caution), []).append(row_name(verdict.point, verdict.label))
     lines = [str(caution) for caution in check.cautions]
     lines += [f"{', '.join(dict.fromkeys(rows))}: {text}" for text, rows in told.items()]
     for side, results in (("baseline", baseline), ("result", new)):
-        lines += [f"{side}: {caution}" for result in results for caution in doubts(result)]
+        lines += [
+            f"{side}: {caution}" for result in results for caution in cautions_of_result(result)
+        ]
     return [clean(f"warning: {line}") for line in dict.fromkeys(lines)]

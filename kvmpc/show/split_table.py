@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from tabulate import tabulate
 
-from kvmpc.judge.rows import usable_trials, values_of
+from kvmpc.judge.reading import Reading
+from kvmpc.judge.rows import Row, usable_trials, values_of
 from kvmpc.judge.summary import median
 from kvmpc.result.metrics import FAULT_P50, FAULT_P99, PART_QUANTILES, PARTS, part_metric
-from kvmpc.result.points import point_names, points_of
 from kvmpc.result.records import Result
 from kvmpc.units import format_ns
 
@@ -27,17 +27,12 @@ none of its own: its vCPU is woken before the install returns). Each page's part
 fault; their medians need not."""
 
 
-def format_split(result: Result) -> str:
-    """Return the table of the latency split of `result`; "" where it has none."""
-    points = points_of(result)
+def format_split(reading: Reading) -> str:
+    """Return the table of the latency split of a result; "" where it has none."""
     rows: list[list[str]] = []
-    for name, point in zip(point_names([p.options for p in points]), points, strict=True):
-        found = [
-            [label if quantile == "p50" else "", quantile, *cells]
-            for spec in point.pagers
-            for label, quantile, cells in _rows(point, spec, point.pager(spec).label)
-        ]
-        rows += ([[""], [name]] if name and found else []) + found
+    for at in reading.points:
+        found = [cells for row in at.rows for cells in _rows(at.result, row)]
+        rows += ([[""], [at.name]] if at.name and found else []) + found
     if not rows:
         return ""
     whole = [row for row in rows if len(row) == len(_HEADERS)]
@@ -52,12 +47,13 @@ def format_split(result: Result) -> str:
     return "\n".join(["where a fault's time goes", "", table, "", *note])
 
 
-def _rows(point: Result, spec: str, label: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield label, quantile and cells of a pager's rows; nothing where it was not split."""
-    trials = usable_trials(point, spec)
+def _rows(point: Result, row: Row) -> Iterator[list[str]]:
+    """Yield a pager's cells, a line for each quantile; nothing where it was not split."""
+    trials = usable_trials(point, row.spec)
     if not any(part_metric("noticed", "p50").key in trial.metrics for trial in trials):
         return
     for quantile in PART_QUANTILES:
         metrics = (_FAULT[quantile], *(part_metric(part, quantile) for part in PARTS))
         medians = (median(values_of(trials, metric.key)) for metric in metrics)
-        yield label, quantile, ["-" if ns is None else format_ns(ns) for ns in medians]
+        cells = ["-" if ns is None else format_ns(ns) for ns in medians]
+        yield [row.label if quantile == "p50" else "", quantile, *cells]

@@ -9,16 +9,14 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from kvmpc.judge.reading import PointReading, Reading
 from kvmpc.judge.resampling import CONFIDENCE
-from kvmpc.judge.result_cautions import doubts
-from kvmpc.judge.rows import Row, baseline_pager, compare_rows, reference_pager
-from kvmpc.result.points import point_names, points_of
+from kvmpc.judge.rows import Row
 from kvmpc.result.records import Result, Role
-from kvmpc.show.cells import ABSENT, clean, duration, number, percent, ratio, wrap_label
+from kvmpc.show.cells import clean, duration, number, percent, ratio, wrap_label
 from kvmpc.units import PAGE_BYTES, format_bytes, format_ns
 
 __all__ = [
@@ -62,46 +60,31 @@ _OVERLAP_NOTE: Final = (
 )
 
 
-@dataclass(frozen=True)
-class _Point:
-    """One point of a result: its name (empty where it is the only one), and its rows."""
-
-    name: str
-    result: Result
-    rows: list[Row]
-
-
-def format_table(result: Result) -> str:
-    """Return the table of `result` and the notes below it, ending in a newline.
+def format_table(reading: Reading) -> str:
+    """Return the table of a result and the notes below it, ending in a newline.
 
     Each point of a sweep has a line that names the options by which it differs, and then its rows;
     the notes are told once.
     """
-    blocks = _blocks(result)
     notes = (
-        textwrap.fill(note, MAX_COLUMNS, subsequent_indent="  ")
-        for note in _told_once(result, blocks)
+        textwrap.fill(note, MAX_COLUMNS, subsequent_indent="  ") for note in _told_once(reading)
     )
-    return "\n".join([_table(blocks), "", *notes]) + "\n"
+    return "\n".join([_table(reading.points), "", *notes]) + "\n"
 
 
-def format_markdown(result: Result) -> str:
+def format_markdown(reading: Reading) -> str:
     """Return the same table for a page or a report, ending in a newline."""
-    blocks = _blocks(result)
     parts = []
-    for block in blocks:
-        if block.name:
-            parts.append(f"**{block.name}**")
+    for at in reading.points:
+        if at.name:
+            parts.append(f"**{clean(at.name)}**")
         parts.append(
             markdown_table(
                 _HEADERS,
-                [
-                    [clean(row.label), *_cells(row, block.result, with_spread=True)]
-                    for row in block.rows
-                ],
+                [[clean(row.label), *_cells(row, with_spread=True)] for row in at.rows],
             )
         )
-    return "\n\n".join([*parts, *_told_once(result, blocks)]) + "\n"
+    return "\n\n".join([*parts, *_told_once(reading)]) + "\n"
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -113,28 +96,19 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _blocks(result: Result) -> list[_Point]:
-    points = points_of(result)
-    names = point_names([point.options for point in points])
-    return [
-        _Point(clean(name), point, compare_rows(point))
-        for name, point in zip(names, points, strict=True)
-    ]
+def _told_once(reading: Reading) -> list[str]:
+    return list(dict.fromkeys(clean(note) for note in _notes(reading)))
 
 
-def _told_once(result: Result, blocks: Sequence[_Point]) -> list[str]:
-    return list(dict.fromkeys(clean(note) for note in _notes(result, blocks)))
-
-
-def format_warnings(result: Result) -> list[str]:
-    """Return what tilts or weakens the result, each with its remedy.
+def format_warnings(reading: Reading) -> list[str]:
+    """Return what tilts or weakens a result, each with its remedy.
 
     What several measured trials say with other numbers is said once, in the words of the first,
     with how many said it.
     """
-    told = list(dict.fromkeys(map(str, (*result.warnings, *doubts(result)))))
+    told = list(dict.fromkeys(map(str, reading.cautions)))
     alike: dict[str, list[str]] = {}
-    for trial in result.trials:
+    for trial in reading.result.trials:
         for caution in trial.warnings if trial.role is Role.MEASURED else ():
             text = re.sub(r"[\d.,]+", "#", caution.text)
             alike.setdefault(text, []).append(f"{trial.label}: {caution}")
@@ -144,19 +118,15 @@ def format_warnings(result: Result) -> list[str]:
     return [clean(f"warning: {text}") for text in told]
 
 
-def _table(blocks: Sequence[_Point]) -> str:
+def _table(points: Sequence[PointReading]) -> str:
     def cells_of(*, with_spread: bool) -> list[list[str]]:
-        return [
-            _cells(row, block.result, with_spread=with_spread)
-            for block in blocks
-            for row in block.rows
-        ]
+        return [_cells(row, with_spread=with_spread) for at in points for row in at.rows]
 
     cells = cells_of(with_spread=True)
     if _room_for_pager(cells) < _MIN_PAGER_COLUMNS:
         cells = cells_of(with_spread=False)
     room = max(_MIN_PAGER_COLUMNS, _room_for_pager(cells))
-    labels = [wrap_label(row.label, room) for block in blocks for row in block.rows]
+    labels = [wrap_label(row.label, room) for at in points for row in at.rows]
     body = [[label, *numbers] for label, numbers in zip(labels, cells, strict=True)]
     rule = ["-" * width for width in _widths([_HEADERS, *body])]
     # Here and not above: importing it takes longer than `kvmpc --help` may.
@@ -174,11 +144,11 @@ def _table(blocks: Sequence[_Point]) -> str:
     # One table, so that the columns of all points stand below each other; headings between.
     told = list(islice(lines, 3))
     left = iter(labels)
-    for block in blocks:
-        if block.name:
-            heading = textwrap.wrap(block.name, MAX_COLUMNS, subsequent_indent="  ")
+    for at in points:
+        if at.name:
+            heading = textwrap.wrap(clean(at.name), MAX_COLUMNS, subsequent_indent="  ")
             told += ["", *heading]
-        for label in islice(left, len(block.rows)):
+        for label in islice(left, len(at.rows)):
             told += islice(lines, label.count("\n") + 1)
     return "\n".join(told)
 
@@ -190,7 +160,7 @@ def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
     ]
 
 
-def _cells(row: Row, point: Result, *, with_spread: bool) -> list[str]:
+def _cells(row: Row, *, with_spread: bool) -> list[str]:
     """Return what stands right of the pager's name."""
     return [
         number(row.pages_per_s),
@@ -200,17 +170,14 @@ def _cells(row: Row, point: Result, *, with_spread: bool) -> list[str]:
         duration(row.fault_p50_ns),
         duration(row.fault_p99_ns),
         number(row.cpu_s_per_gib),
-        verdict_of(row, point),
+        row.outcome,
     ]
 
 
 def verdict_of(row: Row, point: Result) -> str:
-    """Return what the column "verified" says of a row: yes, zeros, no, FAILED, skipped or -."""
-    if row.failed:
-        return "FAILED"
-    if not row.ok_trials:
-        return "skipped" if any(skip.pager == row.spec for skip in point.skipped) else ABSENT
-    return row.verified if row.verified in ("yes", "zeros") else "no"
+    """Return what the column "verified" says of a row."""
+    del point
+    return row.outcome
 
 
 def _room_for_pager(cells: Sequence[Sequence[str]]) -> int:
@@ -218,71 +185,65 @@ def _room_for_pager(cells: Sequence[Sequence[str]]) -> int:
     return MAX_COLUMNS - separators - sum(_widths([_HEADERS[1:], *cells]))
 
 
-def _notes(result: Result, blocks: Sequence[_Point]) -> Iterator[str]:
-    """Return the paragraphs below the table, most needed first."""
+def _notes(reading: Reading) -> Iterator[str]:
+    """Yield the paragraphs below the table, most needed first."""
+    result, points = reading.result, reading.points
     if not result.finished:
         yield "UNFINISHED: this run was stopped or is still going; the table holds what there is."
     if not result.trials:
         yield "No trial was run."
-    for block in blocks:
-        yield from _failures(block)
-    yield from _skipped(blocks)
-    for block in blocks:
-        yield from _references(block)
+    for at in points:
+        yield from _failures(at)
+    yield from _skipped(points)
+    for at in points:
+        yield from _references(at)
     if result.question:
         yield f"question: {result.question}"
-    yield _work(result, blocks)
+    yield _work(result, points)
     yield _host(result.host)
-    shown = [row for block in blocks for row in block.rows if row.ok_trials]
+    shown = [row for at in points for row in at.rows if row.ok_trials]
     if any(row.pager.provider == "sigbus" for row in shown):
         yield _SIGBUS_NOTE
     if any(row.verified == "zeros" for row in shown):
         yield _ZEROS_NOTE
     if any(row.pager.keys.get("host") == "populated" for row in shown):
         yield _POPULATED_NOTE
-    if any(block.result.options.get("overlap") for block in blocks if block.result.trials):
+    if any(at.result.options.get("overlap") for at in points if at.result.trials):
         yield _OVERLAP_NOTE
 
 
-def _failures(block: _Point) -> Iterator[str]:
-    for row in block.rows:
+def _failures(at: PointReading) -> Iterator[str]:
+    for row in at.rows:
         total = row.ok_trials + row.failed_trials
-        where = f" at {block.name}" if block.name else ""
+        where = f" at {at.name}" if at.name else ""
         for error in row.errors:
             yield f"{row.label} failed{where} ({row.failed_trials} of {total} trials): {error}"
 
 
-def _skipped(blocks: Sequence[_Point]) -> Iterator[str]:
+def _skipped(points: Sequence[PointReading]) -> Iterator[str]:
     """Say what this host could not run; what has the same reason, together."""
     where: dict[str, list[str]] = {}
-    for block in blocks:
-        labels = {row.spec: row.label for row in block.rows}
-        for skip in block.result.skipped:
-            what = labels.get(skip.pager, skip.pager)
-            where.setdefault(skip.reason, []).append(
-                f"{what} at {block.name}" if block.name else what
-            )
+    for at in points:
+        for skip in at.result.skipped:
+            what = at.result.pager(skip.pager).label
+            where.setdefault(skip.reason, []).append(f"{what} at {at.name}" if at.name else what)
     for reason, skipped in where.items():
         yield f"skipped {', '.join(skipped)}: {reason}"
 
 
-def _references(block: _Point) -> Iterator[str]:
+def _references(at: PointReading) -> Iterator[str]:
     """Say what ratio and share refer to, or why there is none."""
-    rows = block.rows
-    by_spec = {row.spec: row for row in rows}
-    baseline = by_spec.get(baseline_pager(block.result) or "")
-    reference = by_spec.get(reference_pager(block.result) or "")
-    where = f" at {block.name}" if block.name else ""
-    if baseline is not None:
-        if baseline.failed:
-            yield f"No ratios{where}: {baseline.label}, which they would refer to, failed."
-        elif len(rows) > 1:
-            yield f"ratio: to {baseline.label}, in the same round; {_spread_note(rows)}."
-    if reference is not None:
-        if reference.failed:
-            yield f"No shares{where}: {reference.label}, which they would refer to, failed."
-        elif len(rows) > 1:
-            yield f"of none: to {reference.label}, in the same round; median."
+    where = f" at {at.name}" if at.name else ""
+    if (base := at.ratio_base) is not None:
+        if base.failed:
+            yield f"No ratios{where}: {base.label}, which they would refer to, failed."
+        elif len(at.rows) > 1:
+            yield f"ratio: to {base.label}, in the same round; {_spread_note(at.rows)}."
+    if (base := at.share_base) is not None:
+        if base.failed:
+            yield f"No shares{where}: {base.label}, which they would refer to, failed."
+        elif len(at.rows) > 1:
+            yield f"of none: to {base.label}, in the same round; median."
 
 
 def _spread_note(rows: Sequence[Row]) -> str:
@@ -296,9 +257,9 @@ def _spread_note(rows: Sequence[Row]) -> str:
     return f"median [{CONFIDENCE:.0%} interval] of {rounds} rounds"
 
 
-def _work(result: Result, blocks: Sequence[_Point]) -> str:
+def _work(result: Result, points: Sequence[PointReading]) -> str:
     """Say what all points have in common, or all there is to say of the only one."""
-    known = [block.result.options for block in blocks]
+    known = [at.result.options for at in points]
     alike = {
         name: value
         for name, value in known[0].items()
@@ -307,7 +268,7 @@ def _work(result: Result, blocks: Sequence[_Point]) -> str:
     vcpus, part = _count(alike, "vcpus"), _count(alike, "mem_per_vcpu_bytes")
     touched, delay_ns = _count(alike, "touch_pages"), _count(alike, "fetch_delay_ns")
     overlap = bool(alike.get("overlap"))
-    said = [f"{len(blocks)} points"] if len(blocks) > 1 else []
+    said = [f"{len(points)} points"] if len(points) > 1 else []
     if vcpus is not None and part is not None:
         guest = f"{vcpus} vCPU{'' if vcpus == 1 else 's'}"
         if overlap:
@@ -318,7 +279,7 @@ def _work(result: Result, blocks: Sequence[_Point]) -> str:
         if touched is not None and touched < part // PAGE_BYTES:
             whose = "the part they share" if overlap else "each part"
             said.append(f"sparse: {touched:,} of {part // PAGE_BYTES:,} pages of {whose} touched")
-    if vcpus is None and part is not None and len(blocks) > 1:
+    if vcpus is None and part is not None and len(points) > 1:
         said.append(f"{format_bytes(part)} of memory {'shared' if overlap else 'a vCPU'}")
     said += [str(word) for name in ("order", "access") if (word := alike.get(name))]
     if delay_ns:

@@ -9,11 +9,11 @@ import pytest
 
 from kvmpc.judge.rows import (
     Row,
-    baseline_pager,
     compare_rows,
     measured_trials,
     paired_ratios,
-    reference_pager,
+    ratio_base,
+    share_base,
 )
 from kvmpc.judge.summary import Summary, median, summarise
 from kvmpc.result.histogram import cycles_to_ns, percentile_bounds, quantile_cycles
@@ -115,9 +115,9 @@ def test_the_baseline_is_the_first_pager_given_that_fetches(
 ) -> None:
     trials = [make_trial(name) for name in ("exit", "uffd", "none,host=cold")]
     result = make_result(*trials, pagers=("none,host=cold", "uffd", "exit"))
-    assert baseline_pager(result) == "uffd"
-    assert reference_pager(result) == "none,host=cold"
-    assert baseline_pager(make_result(trials[2])) is None
+    assert ratio_base(result) == "uffd"
+    assert share_base(result) == "none,host=cold"
+    assert ratio_base(make_result(trials[2])) is None
 
 
 def test_a_row_has_medians_ratio_and_share(make_result: Make, make_trial: Make) -> None:

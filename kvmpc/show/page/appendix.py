@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from kvmpc.caution import Caution
-from kvmpc.judge.result_cautions import doubts
+from kvmpc.judge.result_cautions import cautions_of_result as doubts
 from kvmpc.result.records import Result
 from kvmpc.show.page import text, words
 from kvmpc.show.page.markup import bullets, esc, paragraph, table

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from kvmpc.judge.rows import baseline_pager, paired_ratios, reference_pager, usable_trials
+from kvmpc.judge.rows import paired_ratios, usable_trials
+from kvmpc.judge.rows import ratio_base as baseline_pager
+from kvmpc.judge.rows import share_base as reference_pager
 from kvmpc.judge.summary import Summary, summarise, summarise_ratios
 from kvmpc.result.points import HOW_OFTEN, points_of, shown_option
 from kvmpc.result.records import Result, TrialResult

@@ -12,11 +12,15 @@ from typing import Final
 
 from kvmpc.judge.resampling import FEWEST_FOR_INTERVAL
 from kvmpc.judge.rows import (
-    baseline_pager,
     compare_rows,
     paired_ratios,
-    reference_pager,
     usable_trials,
+)
+from kvmpc.judge.rows import (
+    ratio_base as baseline_pager,
+)
+from kvmpc.judge.rows import (
+    share_base as reference_pager,
 )
 from kvmpc.judge.summary import Summary, summarise_ratios
 from kvmpc.result.points import shown_option
