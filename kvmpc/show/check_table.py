@@ -8,7 +8,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from kvmpc.judge.regression import BETTER, FAILED_NOW, SAME, UNJUDGED, WORSE, Check, Verdict
+from kvmpc.judge.matching import pair_cautions
+from kvmpc.judge.regression import Check, Compared, FailedNow, Numbers, Status, Verdict
 from kvmpc.judge.result_cautions import cautions_of_result
 from kvmpc.result.records import Result
 from kvmpc.show.cells import ABSENT, clean, duration, number, row_name, wrap_label
@@ -20,7 +21,7 @@ __all__ = [
     "check_notes",
     "check_warnings",
     "format_check_table",
-    "told",
+    "verdict_line",
 ]
 
 CHECK_HEADERS = ("verdict", "pager", "metric", "baseline", "now", "change", "limit", "p")
@@ -61,33 +62,37 @@ def format_check_table(check: Check) -> str:
 
 def check_cells(verdict: Verdict) -> list[str]:
     """Return the cells of a verdict, under `CHECK_HEADERS`."""
-    unit = duration if verdict.metric == "p99" and verdict.new and verdict.new > 1000 else number
+    status = verdict.status.upper() if verdict.status.red else verdict.status
+    name = clean(row_name(verdict.pair.point, verdict.pair.label))
+    if isinstance(verdict, FailedNow):
+        return [status, name, *[ABSENT] * 6]
+    found = verdict.numbers
+    unit = duration if verdict.metric == "p99" and found and found.new > 1000 else number
     return [
-        verdict.status.upper() if verdict.red else verdict.status,
-        clean(row_name(verdict.point, verdict.label)),
-        verdict.metric or ABSENT,
-        unit(verdict.baseline),
-        unit(verdict.new),
-        _change(verdict),
-        f"{verdict.limit * 100:.3g}%" if verdict.metric else ABSENT,
-        ABSENT if verdict.adjusted is None else f"{verdict.adjusted:.2g}",
+        status,
+        name,
+        verdict.metric,
+        unit(found.baseline if found else None),
+        unit(found.new if found else None),
+        _change(found) if found else ABSENT,
+        f"{verdict.limit * 100:.3g}%",
+        f"{verdict.adjusted:.2g}" if isinstance(verdict, Compared) else ABSENT,
     ]
 
 
 def _wrapped(verdict: Verdict, columns: int) -> str:
     """Return point and label of a verdict in one line, or in as many as it takes."""
-    name = clean(row_name(verdict.point, verdict.label))
+    point, label = verdict.pair.point, verdict.pair.label
+    name = clean(row_name(point, label))
     if len(name) <= columns:
         return name
-    lines = textwrap.wrap(f"{clean(verdict.point)}:", columns) if verdict.point else []
-    return "\n".join([*lines, wrap_label(verdict.label, columns)])
+    lines = textwrap.wrap(f"{clean(point)}:", columns) if point else []
+    return "\n".join([*lines, wrap_label(label, columns)])
 
 
-def _change(verdict: Verdict) -> str:
-    if verdict.change is None or verdict.change_low is None or verdict.change_high is None:
-        return ABSENT
-    low, high = signed(verdict.change_low), signed(verdict.change_high)
-    return f"{signed(verdict.change)} [{low}, {high}]"
+def _change(found: Numbers) -> str:
+    low, high = signed(found.change_low), signed(found.change_high)
+    return f"{signed(found.change)} [{low}, {high}]"
 
 
 def signed(change: float) -> str:
@@ -97,10 +102,10 @@ def signed(change: float) -> str:
     return f"{change * 100:+.0f}%" if change >= 0.9995 else f"{change * 100:+.1f}%"
 
 
-def told(verdict: Verdict) -> str:
-    """Return a verdict in one line, with its numbers."""
-    if verdict.change is None or verdict.reason:
-        return verdict.reason or verdict.status
+def verdict_line(verdict: Verdict) -> str:
+    """Return a verdict in one line, with its numbers or the reason why it has none."""
+    if not isinstance(verdict, Compared):
+        return verdict.reason
     _, _, _, before, now, change, limit, adjusted = check_cells(verdict)
     return f"{before} to {now}, {change}, limit {limit}, adjusted p {adjusted}"
 
@@ -108,16 +113,16 @@ def told(verdict: Verdict) -> str:
 def check_notes(check: Check) -> Iterator[str]:
     """Return the paragraphs below the table, the outcome first."""
     yield _outcome(check)
-    for status in (FAILED_NOW, UNJUDGED):
-        reasons: dict[str, list[str]] = {}
-        for verdict in check.having(status):
-            name = row_name(verdict.point, verdict.label)
-            reasons.setdefault(str(verdict.reason), []).append(f"{name} {verdict.metric}".strip())
-        for reason, names in reasons.items():
-            yield f"{status}: {', '.join(names)}: {reason}"
+    reasons: dict[tuple[Status, str], list[str]] = {}
+    for verdict in check.verdicts:
+        if not isinstance(verdict, Compared):
+            name = f"{row_name(verdict.pair.point, verdict.pair.label)} {verdict.metric}".strip()
+            reasons.setdefault((verdict.status, verdict.reason), []).append(name)
+    for (status, reason), names in reasons.items():
+        yield f"{status}: {', '.join(names)}: {reason}"
     for each in check.unmatched:
         yield f"not compared: {row_name(each.point, each.label)}: {each.reason}"
-    tests = sum(verdict.p is not None for verdict in check.verdicts)
+    tests = sum(not isinstance(v, FailedNow) and v.numbers is not None for v in check.verdicts)
     criteria = check.criteria
     own = "".join(f", {name} {alpha:g}" for name, alpha in criteria.alphas.items())
     yield (
@@ -135,28 +140,19 @@ def check_notes(check: Check) -> Iterator[str]:
 
 
 def _outcome(check: Check) -> str:
-    counts = [
-        f"{count} {status}"
-        for status in (WORSE, FAILED_NOW, UNJUDGED, BETTER, SAME)
-        if (count := len(check.having(status)))
-    ]
-    if check.having(WORSE):
-        word = "REGRESSION"
-    elif check.having(FAILED_NOW):
-        word = "FAILED"
-    else:
-        word = "ok"
+    counts = [f"{count} {status}" for status in Status if (count := len(check.having(status)))]
+    word = {None: "ok", Status.WORSE: "REGRESSION", Status.FAILED: "FAILED"}[check.red]
     return f"{word}: {', '.join(counts)}."
 
 
 def check_warnings(check: Check, baseline: Sequence[Result], new: Sequence[Result]) -> list[str]:
-    """Return what weakens a check, each with its remedy: what differs, and either side's doubts."""
-    told: dict[str, list[str]] = {}
-    for verdict in check.verdicts:
-        for caution in verdict.cautions:
-            told.setdefault(str(caution), []).append(row_name(verdict.point, verdict.label))
+    """Return what weakens a check, each with its remedy: what differs, and either side's own."""
+    of_rows: dict[str, list[str]] = {}
+    for pair in (verdict.pair for verdict in check.verdicts):
+        for caution in pair_cautions(pair):
+            of_rows.setdefault(str(caution), []).append(row_name(pair.point, pair.label))
     lines = [str(caution) for caution in check.cautions]
-    lines += [f"{', '.join(dict.fromkeys(rows))}: {text}" for text, rows in told.items()]
+    lines += [f"{', '.join(dict.fromkeys(rows))}: {text}" for text, rows in of_rows.items()]
     for side, results in (("baseline", baseline), ("result", new)):
         lines += [
             f"{side}: {caution}" for result in results for caution in cautions_of_result(result)

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from kvmpc.caution import Caution
+from kvmpc.judge.matching import pair_cautions
 from kvmpc.judge.reading import Reading
-from kvmpc.judge.regression import FAILED_NOW, WORSE, Check
+from kvmpc.judge.regression import Check, Compared, FailedNow
 from kvmpc.judge.summary import Summary
 from kvmpc.show.cells import clean
 from kvmpc.show.check_table import CHECK_HEADERS, check_cells, check_notes, format_check_table
@@ -26,6 +27,7 @@ KINDS: Final = ("table", "markdown", "csv", "json", "ktap")
 ROWS_SCHEMA: Final = "kvmpc-rows"
 CHECK_SCHEMA: Final = "kvmpc-check"
 _VERSION: Final = 1
+_NUMBERS: Final = ("baseline", "new", "change", "change_low", "change_high", "p")
 
 
 def format_result(reading: Reading, kind: str) -> str:
@@ -71,8 +73,7 @@ def format_check(check: Check, kind: str) -> str:
         return _json(
             CHECK_SCHEMA,
             {
-                "status": WORSE if check.having(WORSE) else
-                          FAILED_NOW if check.having(FAILED_NOW) else "ok",
+                "status": check.red or "ok",
                 "alpha": check.criteria.alpha,
                 "alphas": dict(check.criteria.alphas),
                 "normalised": check.criteria.normalise,
@@ -83,7 +84,7 @@ def format_check(check: Check, kind: str) -> str:
                 "unmatched": [vars(each) for each in check.unmatched],
                 "warnings": _cautions(check.cautions),
             },
-        )  # fmt: skip
+        )
     raise ValueError(f"no format {kind!r}")
 
 
@@ -120,11 +121,23 @@ def _spread(name: str, found: Summary | None) -> dict[str, float | None]:
 
 
 def _check_rows(check: Check) -> Iterator[dict[str, object]]:
+    first_limit = next(iter(check.criteria.judged.values()))
     for verdict in check.verdicts:
-        row = dict(vars(verdict))
-        cautions = row.pop("cautions")
-        status = row.pop("status")
-        yield {"verdict": status, **row, "cautions": "; ".join(map(str, cautions)) or None}
+        found = None if isinstance(verdict, FailedNow) else verdict.numbers
+        yield {
+            "verdict": verdict.status,
+            "point": verdict.pair.point,
+            "pager": verdict.pair.spec,
+            "label": verdict.pair.label,
+            "metric": verdict.metric,
+            "limit": first_limit if isinstance(verdict, FailedNow) else verdict.limit,
+            **{name: getattr(found, name, None) for name in _NUMBERS},
+            "adjusted": verdict.adjusted if isinstance(verdict, Compared) else None,
+            "baseline_n": found.baseline_n if found else 0,
+            "new_n": found.new_n if found else 0,
+            "reason": None if isinstance(verdict, Compared) else verdict.reason,
+            "cautions": "; ".join(map(str, pair_cautions(verdict.pair))) or None,
+        }
 
 
 def _cautions(cautions: Sequence[Caution]) -> list[Mapping[str, str]]:

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvmpc.judge.reading import Reading
-from kvmpc.judge.regression import UNJUDGED, Check
+from kvmpc.judge.regression import Check, Unjudged
 from kvmpc.judge.rows import Outcome, Row
 from kvmpc.show.cells import clean, number, ratio, row_name
-from kvmpc.show.check_table import told
+from kvmpc.show.check_table import verdict_line
 
 __all__ = ["ktap_of_check", "ktap_of_result"]
 
@@ -58,12 +58,12 @@ def ktap_of_check(check: Check) -> str:
     """Return `check` as KTAP: not ok is what turned red; what was not judged is skipped."""
     tests = []
     for verdict in check.verdicts:
-        name = row_name(row_name(verdict.point, verdict.label), verdict.metric)
-        if verdict.status == UNJUDGED:
+        name = row_name(row_name(verdict.pair.point, verdict.pair.label), verdict.metric)
+        if isinstance(verdict, Unjudged):
             tests.append(_Test(name, ok=True, said="", skip=verdict.reason))
         else:
-            said = f"{verdict.status}: {told(verdict)}"
-            tests.append(_Test(name, ok=not verdict.red, said=said))
+            said = f"{verdict.status}: {verdict_line(verdict)}"
+            tests.append(_Test(name, ok=not verdict.status.red, said=said))
     for each in check.unmatched:
         name = row_name(each.point, each.label)
         tests.append(_Test(name, ok=True, said="", skip=f"not compared: {each.reason}"))

@@ -11,7 +11,8 @@ import pytest
 
 from kvmpc.errors import MismatchError, UsageError
 from kvmpc.judge.criteria import JUDGED, Criteria
-from kvmpc.judge.regression import BETTER, FAILED_NOW, SAME, UNJUDGED, WORSE, Check, check
+from kvmpc.judge.matching import pair_cautions
+from kvmpc.judge.regression import Check, FailedNow, Status, check
 from kvmpc.result.records import Point, Result, Skip
 
 Make = Callable[..., Any]
@@ -50,11 +51,11 @@ def make_run(make_trial: Make, make_result: Make) -> Make:
 
 
 def _red(found: Check) -> set[tuple[str, str]]:
-    return {(verdict.pager, verdict.metric) for verdict in found.verdicts if verdict.red}
+    return {(v.pair.spec, v.metric) for v in found.verdicts if v.status.red}
 
 
 def _of(found: Check, pager: str, metric: str = "rate") -> Any:
-    (verdict,) = [v for v in found.verdicts if (v.pager, v.metric) == (pager, metric)]
+    (verdict,) = [v for v in found.verdicts if (v.pair.spec, v.metric) == (pager, metric)]
     return verdict
 
 
@@ -111,7 +112,7 @@ def test_what_the_whole_host_lost_is_divided_out_when_asked(make_run: Make) -> N
     assert ("exit", "rate") in _red(check([old], [new]))
     normalised = check([old], [new], Criteria(normalise=True))
     assert _red(normalised) == set()
-    assert {verdict.pager for verdict in normalised.verdicts} == {"uffd", "exit"}
+    assert {verdict.pair.spec for verdict in normalised.verdicts} == {"uffd", "exit"}
     slower = make_run(draw, whole=1.3, slower={"uffd": 1.2})
     assert ("uffd", "rate") in _red(check([old], [slower], Criteria(normalise=True)))
 
@@ -138,15 +139,16 @@ def test_runs_that_drift_are_judged_by_run(make_run: Make) -> None:
 def test_red_rows_come_first_and_say_how_much(make_run: Make) -> None:
     draw = Random(1)
     found = check([make_run(draw)], [make_run(draw, slower={"exit": 1.25, "uffd": 0.8})])
-    assert [verdict.status for verdict in found.verdicts][:3] == [WORSE] * 3
+    assert [verdict.status for verdict in found.verdicts][:3] == [Status.WORSE] * 3
     worse = _of(found, "exit")
-    assert worse.change == pytest.approx(-0.2, abs=0.03)
-    assert worse.change_low < worse.change < worse.change_high
-    assert worse.p < worse.adjusted <= 0.01
-    assert (worse.baseline_n, worse.new_n) == (10, 10)
-    assert _of(found, "uffd").status == BETTER
-    assert _of(found, "none,host=cold").status == SAME
-    assert _of(found, "exit", "p99").change > 0.2
+    numbers = worse.numbers
+    assert numbers.change == pytest.approx(-0.2, abs=0.03)
+    assert numbers.change_low < numbers.change < numbers.change_high
+    assert numbers.p < worse.adjusted <= 0.01
+    assert (numbers.baseline_n, numbers.new_n) == (10, 10)
+    assert _of(found, "uffd").status == Status.BETTER
+    assert _of(found, "none,host=cold").status == Status.SAME
+    assert _of(found, "exit", "p99").numbers.change > 0.2
 
 
 def test_a_change_within_its_limit_is_not_red_however_sure(make_run: Make) -> None:
@@ -154,7 +156,7 @@ def test_a_change_within_its_limit_is_not_red_however_sure(make_run: Make) -> No
     old, new = make_run(draw, noise=0.002), make_run(draw, noise=0.002, slower={"uffd": 1.04})
     found = check([old], [new])
     assert _of(found, "uffd").adjusted < 0.01
-    assert _of(found, "uffd").status == SAME
+    assert _of(found, "uffd").status == Status.SAME
     assert ("uffd", "rate") in _red(check([old], [new], Criteria(limits={"rate": 0.03})))
     assert ("uffd", "rate") not in _red(
         check([old], [new], Criteria(limits={"rate": 0.03}, alphas={"rate": 1e-6}))
@@ -192,9 +194,9 @@ def test_a_row_with_too_few_rounds_is_unjudged_beside_others(make_run: Make) -> 
     new = make_run(draw)
     few = replace(new, trials=tuple(t for t in new.trials if t.pager != "exit" or t.round <= 2))
     found = check([make_run(draw)], [few])
-    assert _of(found, "exit").status == UNJUDGED
+    assert _of(found, "exit").status == Status.UNJUDGED
     assert "2 rounds against 10" in _of(found, "exit").reason
-    assert _of(found, "uffd").status == SAME
+    assert _of(found, "uffd").status == Status.SAME
 
 
 def test_one_run_against_several_asks_for_more_runs(make_run: Make) -> None:
@@ -215,11 +217,11 @@ def test_a_pager_that_fails_now_is_red_once_and_has_no_number(
 ) -> None:
     draw = Random(1)
     found = check([make_run(draw)], [_with_failure(make_run(draw), "exit", make_trial)])
-    (failed,) = [verdict for verdict in found.verdicts if verdict.pager == "exit"]
-    assert failed.status == FAILED_NOW
-    assert failed.new is None
+    (failed,) = [verdict for verdict in found.verdicts if verdict.pair.spec == "exit"]
+    assert failed.status == Status.FAILED
+    assert isinstance(failed, FailedNow)
     assert failed.reason == "1 of 11 trials failed: vcpu1: page 22 holds the wrong tag"
-    assert failed.label == "exit(sigbus)"
+    assert failed.pair.label == "exit(sigbus)"
 
 
 def test_a_pager_that_failed_in_the_baseline_is_not_compared(
@@ -236,7 +238,7 @@ def test_a_reference_that_failed_cannot_be_normalised_by(make_run: Make, make_tr
     draw = Random(1)
     broken = _with_failure(make_run(draw), "none,host=cold", make_trial)
     found = check([make_run(draw)], [broken], Criteria(normalise=True))
-    assert _of(found, "uffd").status == UNJUDGED
+    assert _of(found, "uffd").status == Status.UNJUDGED
     assert "none,host=cold failed" in _of(found, "uffd").reason
 
 
@@ -260,7 +262,7 @@ def test_providers_of_exits_are_never_mixed(make_run: Make) -> None:
     assert {(each.side, each.label) for each in found.unmatched} == {
         ("baseline", "exit(sigbus)"), ("new", "exit(bitmap)"),
     }  # fmt: skip
-    assert {verdict.pager for verdict in found.verdicts} == {"none,host=cold", "uffd"}
+    assert {verdict.pair.spec for verdict in found.verdicts} == {"none,host=cold", "uffd"}
 
 
 def test_options_that_differ_are_named_with_both_values(make_run: Make) -> None:
@@ -304,7 +306,7 @@ def _sweep(make_run: Make, draw: Random, vcpus: Sequence[int], **changes: Any) -
 def test_points_are_compared_with_their_own_kind(make_run: Make) -> None:
     draw = Random(1)
     found = check([_sweep(make_run, draw, (1, 2, 4))], [_sweep(make_run, draw, (4, 2, 8))])
-    assert {verdict.point for verdict in found.verdicts} == {"vcpus=2", "vcpus=4"}
+    assert {verdict.pair.point for verdict in found.verdicts} == {"vcpus=2", "vcpus=4"}
     assert [(each.side, each.point) for each in found.unmatched] == [
         ("baseline", "vcpus=1"), ("new", "vcpus=8"),
     ]  # fmt: skip
@@ -411,14 +413,16 @@ def test_a_stand_in_row_is_marked_across_kernels(make_run: Make) -> None:
     draw = Random(1)
     old, new = make_run(draw, host=HOST), make_run(draw, host=_but("kernel", release="6.12.0"))
     found = check([old], [new])
-    assert [caution.code for caution in _of(found, "exit").cautions] == ["exit-walks-unknown"]
-    assert _of(found, "uffd").cautions == ()
-    assert _of(check([old], [old]), "exit").cautions == ()
+    assert [caution.code for caution in pair_cautions(_of(found, "exit").pair)] == [
+        "exit-walks-unknown"
+    ]
+    assert not list(pair_cautions(_of(found, "uffd").pair))
+    assert not list(pair_cautions(_of(check([old], [old]), "exit").pair))
     annotated = replace(
         new,
         trials=tuple(replace(trial, counts={"exits_annotated": 46}) for trial in new.trials),
     )
-    (caution,) = _of(check([old], [annotated]), "exit").cautions
+    (caution,) = pair_cautions(_of(check([old], [annotated]), "exit").pair)
     assert caution.code == "exit-form-changed"
     assert "annotated exits" in caution.text
 

@@ -15,7 +15,8 @@ from typing import Final
 
 from kvmpc.caution import Caution
 from kvmpc.judge import same_host
-from kvmpc.judge.matching import match, row_cautions
+from kvmpc.judge.matching import match
+from kvmpc.judge.matching import pair_cautions as row_cautions
 from kvmpc.judge.resampling import change_interval
 from kvmpc.judge.summary import Summary, median
 from kvmpc.result.points import identity
