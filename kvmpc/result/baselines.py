@@ -18,6 +18,7 @@ from typing import Final
 
 from kvmpc.errors import KernelError, ResultFileError, UsageError
 from kvmpc.result.document import check_version, from_document, load_document, to_json
+from kvmpc.result.facts import Facts
 from kvmpc.result.files import replace_file
 from kvmpc.result.records import OK, Result, Role
 
@@ -163,5 +164,4 @@ def _results(document: object, path: str) -> list[Result]:
 
 
 def _kernel(result: Result) -> str:
-    kernel = result.host.get("kernel")
-    return str(kernel.get("release", "unknown")) if isinstance(kernel, Mapping) else "unknown"
+    return str(Facts(result.host).get("kernel.release") or "unknown")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from kvmpc.judge.host_cautions import tilts
+from kvmpc.judge.host_cautions import cautions_of_host
 from kvmpc.kernel.kvm import Kvm
 from kvmpc.result.records import PROFILED, Point, Result, Skip, TrialResult
 from kvmpc.run.describe import pager_info
@@ -45,8 +45,8 @@ def planned_result(plan: Plan, skipped: tuple[Skip, ...], **facts: Any) -> Resul
         "watchdog_s": plan.watchdog_s,
         "profile": plan.profile,
     }
-    tilted = [
-        tilts(
+    cautions = [
+        cautions_of_host(
             facts["host"],
             vcpu_threads=point.work.vcpus,
             reader_threads=max(pager.reader_count(point.work) for pager in point.pagers),
@@ -62,7 +62,7 @@ def planned_result(plan: Plan, skipped: tuple[Skip, ...], **facts: Any) -> Resul
         pager_infos=tuple(map(pager_info, plan.pagers)),
         trials=(),
         # Said once, for the point that is hit hardest: the last of a kind has the most threads.
-        warnings=tuple({caution.code: caution for found in tilted for caution in found}.values()),
+        warnings=tuple({caution.code: caution for found in cautions for caution in found}.values()),
         points=points if len(points) > 1 else (),
         skipped=skipped,
         spec=plan.spec,

@@ -15,6 +15,7 @@ from typing import Final
 from kvmpc.judge.reading import PointReading, Reading
 from kvmpc.judge.resampling import CONFIDENCE
 from kvmpc.judge.rows import Row
+from kvmpc.result.facts import Facts
 from kvmpc.result.records import Result, Role
 from kvmpc.show.cells import clean, duration, number, percent, ratio, wrap_label
 from kvmpc.units import PAGE_BYTES, format_bytes, format_ns
@@ -200,7 +201,7 @@ def _notes(reading: Reading) -> Iterator[str]:
     if result.question:
         yield f"question: {result.question}"
     yield _work(result, points)
-    yield _host(result.host)
+    yield _host(result)
     shown = [row for at in points for row in at.rows if row.ok_trials]
     if any(row.pager.provider == "sigbus" for row in shown):
         yield _SIGBUS_NOTE
@@ -303,24 +304,24 @@ def _placed(placement: object) -> Iterator[str]:
         yield f"CPU latency {asked['cpu_latency_us']} us"
 
 
-def _host(facts: Mapping[str, object]) -> str:
-    cpu, kernel, kvm = _group(facts, "cpu"), _group(facts, "kernel"), _group(facts, "kvm")
+def _host(result: Result) -> str:
+    facts = Facts(result.host)
+
+    def known(path: str, otherwise: str) -> str:
+        found = facts.get(path)
+        return otherwise if found is None else str(found)
+
     said = [
-        f"Linux {kernel['release']}" if "release" in kernel else "kernel unknown",
-        str(cpu.get("model", "CPU unknown")),
+        f"Linux {facts.get('kernel.release')}" if facts.get("kernel.release") else "kernel unknown",
+        known("cpu.model", "CPU unknown"),
     ]
-    if "allowed_count" in cpu:
-        listed = f" ({cpu['allowed']})" if "allowed" in cpu else ""
-        said.append(f"{cpu['allowed_count']} CPUs allowed{listed}")
-    said.append(f"paging {kvm.get('second_level_paging', 'unknown')}")
-    if cpu.get("hypervisor") is True:
+    if facts.get("cpu.allowed_count") is not None:
+        listed = known("cpu.allowed", "")
+        said.append(f"{facts.get('cpu.allowed_count')} CPUs allowed{listed and f' ({listed})'}")
+    said.append(f"paging {known('kvm.second_level_paging', 'unknown')}")
+    if facts.get("cpu.hypervisor") is True:
         said.append("itself a virtual machine")
     return f"host: {', '.join(said)}"
-
-
-def _group(facts: Mapping[str, object], name: str) -> Mapping[str, object]:
-    found = facts.get(name)
-    return found if isinstance(found, Mapping) else {}
 
 
 def _count(options: Mapping[str, object], name: str) -> int | None:

@@ -15,7 +15,7 @@ from kvmpc.errors import HostError
 from kvmpc.host import facts as host
 from kvmpc.host.files import Cgroups, entries
 from kvmpc.host.headroom import allowed_cpus, memory_available_bytes, thread_headroom
-from kvmpc.judge.host_cautions import tilts
+from kvmpc.judge.host_cautions import cautions_of_host
 from kvmpc.units import format_cpu_list, parse_cpu_list
 from kvmpc.work.placement import Placement
 
@@ -66,7 +66,7 @@ def test_an_empty_tree_gives_no_made_up_fact(tmp_path: Path) -> None:
     assert set(group(facts, "cpu")) == {"allowed", "allowed_count"}
     assert facts["userfaultfd"] == {"device_present": False}
     allowed = len(allowed_cpus())
-    assert tilts(facts, vcpu_threads=allowed) == []
+    assert cautions_of_host(facts, vcpu_threads=allowed) == []
 
 
 def test_a_tree_of_unreadable_files_gives_no_made_up_fact(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_the_real_machine_is_described_quickly_and_as_json() -> None:
     assert group(facts, "kernel")["release"] == os.uname().release
     assert group(facts, "cpu")["allowed_count"] == len(os.sched_getaffinity(0))
     assert took_s < 1  # typically 5 ms; the margin is for a busy test host
-    for sentence in tilts(facts, vcpu_threads=997, reader_threads=23):
+    for sentence in cautions_of_host(facts, vcpu_threads=997, reader_threads=23):
         assert len(str(sentence)) <= LONGEST_SENTENCE
 
 
@@ -241,7 +241,7 @@ def test_only_enabled_deep_idle_states_tilt(tmp_path: Path) -> None:
         {"name": "C1E", "latency_us": 10, "disabled": True},
         {"name": "C6", "latency_us": 133, "disabled": False},
     ]
-    (sentence,) = tilts(facts, vcpu_threads=1)
+    (sentence,) = cautions_of_host(facts, vcpu_threads=1)
     assert "(C6)" in sentence.text
 
 
@@ -252,7 +252,7 @@ def test_a_latency_request_rules_out_deep_idle_states(
     idle_states(tmp_path)
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev/cpu_dma_latency").write_bytes(limit_us.to_bytes(4, "little"))
-    assert len(tilts(host.collect(tmp_path), vcpu_threads=1)) == sentences
+    assert len(cautions_of_host(host.collect(tmp_path), vcpu_threads=1)) == sentences
 
 
 # second-level paging
@@ -295,7 +295,7 @@ def test_an_unknown_vendor_module_is_named(tmp_path: Path) -> None:
         "modules": {"kvm": {"halt_poll_ns": "200000"}, "kvm_pvm": {"stats": "N"}},
         "vendor_module": "kvm_pvm",
     }
-    (sentence,) = tilts(facts, vcpu_threads=1)
+    (sentence,) = cautions_of_host(facts, vcpu_threads=1)
     assert "kvm_pvm" in sentence.text
 
 
@@ -532,7 +532,9 @@ def without(name: str, key: str, value: object) -> dict[str, object]:
 
 
 def test_the_worst_host_is_told_all_of_it_in_short_sentences() -> None:
-    sentences = tilts(json.loads(json.dumps(WORST)), vcpu_threads=9999, reader_threads=9999)
+    sentences = cautions_of_host(
+        json.loads(json.dumps(WORST)), vcpu_threads=9999, reader_threads=9999
+    )
     assert len(sentences) == 18
     assert [text for text in sentences if len(str(text)) > LONGEST_SENTENCE] == []
     assert all(text.text and text.remedy for text in sentences)
@@ -565,8 +567,8 @@ def test_the_worst_host_is_told_all_of_it_in_short_sentences() -> None:
     ],
 )
 def test_a_fact_in_order_takes_its_sentence_away(name: str, key: str, value: object) -> None:
-    everything = tilts(WORST, vcpu_threads=9999)
-    fewer = tilts(without(name, key, value), vcpu_threads=9999)
+    everything = cautions_of_host(WORST, vcpu_threads=9999)
+    fewer = cautions_of_host(without(name, key, value), vcpu_threads=9999)
     assert len(everything) - len(fewer) == 1
     assert set(fewer) - set(everything) <= {text for text in fewer if "9999" in text.text}
 
@@ -578,7 +580,7 @@ def test_a_fact_of_the_wrong_kind_says_nothing() -> None:
         "cpuidle": {"states": [3, {"name": "C6"}]},
         "vulnerabilities": {"mds": None},
     }
-    assert tilts(broken, vcpu_threads=1) == []
+    assert cautions_of_host(broken, vcpu_threads=1) == []
 
 
 @pytest.mark.parametrize(
@@ -589,7 +591,7 @@ def test_threads_are_compared_with_the_cpus_allowed(
     vcpus: int, readers: int, expected: str
 ) -> None:
     facts = {"cpu": {"allowed_count": 4, "online_count": 4}}
-    sentences = tilts(facts, vcpu_threads=vcpus, reader_threads=readers)
+    sentences = cautions_of_host(facts, vcpu_threads=vcpus, reader_threads=readers)
     assert len(sentences) == (1 if expected else 0)
     assert expected in "".join(map(str, sentences))
 
@@ -617,7 +619,7 @@ def test_threads_are_compared_with_the_cpus_they_are_put_on(
 ) -> None:
     facts = {"cpu": {"allowed": "0-3", "allowed_count": 4, "online_count": 4}}
     placement = Placement(**options)
-    found = tilts(facts, vcpu_threads=vcpus, reader_threads=readers, placement=placement)
+    found = cautions_of_host(facts, vcpu_threads=vcpus, reader_threads=readers, placement=placement)
     assert [caution.code for caution in found] == ([code] if code else [])
     assert all(len(str(caution)) <= LONGEST_SENTENCE for caution in found)
 
@@ -628,12 +630,12 @@ def test_the_runs_own_latency_request_rules_out_deep_idle_states(
 ) -> None:
     facts = host.collect(idle_states(tmp_path))
     placement = Placement(cpu_latency_us=asked_us)
-    assert len(tilts(facts, vcpu_threads=1, placement=placement)) == sentences
+    assert len(cautions_of_host(facts, vcpu_threads=1, placement=placement)) == sentences
 
 
 def test_a_latency_request_that_nothing_heeds_is_told_of() -> None:
     facts = {"cpuidle": {"driver": "none"}}
-    assert tilts(facts, vcpu_threads=1) == []
-    (caution,) = tilts(facts, vcpu_threads=1, placement=Placement(cpu_latency_us=0))
+    assert cautions_of_host(facts, vcpu_threads=1) == []
+    (caution,) = cautions_of_host(facts, vcpu_threads=1, placement=Placement(cpu_latency_us=0))
     assert caution.code == "cpu-latency-unheeded"
     assert len(str(caution)) <= LONGEST_SENTENCE
