@@ -23,7 +23,7 @@ from kvmpc.judge.regression import check
 from kvmpc.result.document import load, to_json
 from kvmpc.result.records import Result, TrialResult
 from kvmpc.show.formats import format_check, format_result
-from kvmpc.show.table import format_warnings
+from kvmpc.show.sentences import format_warnings
 
 PAGERS = ("none", "uffd", "uffd,uffds=per-vcpu", "exit", "exit,uffds=per-vcpu")
 HOST: dict[str, object] = {"kernel": {"release": "made up"}, "cpu": {"allowed_count": 160}}

@@ -89,8 +89,8 @@ def print_result(result: Result, *, err: bool, kind: str = "table") -> None:
     from kvmpc.judge.reading import read
     from kvmpc.show.formats import format_result
     from kvmpc.show.profile_table import format_profiles
+    from kvmpc.show.sentences import format_warnings
     from kvmpc.show.split_table import format_split
-    from kvmpc.show.table import format_warnings
 
     reading = read(result)
     say(format_result(reading, kind), err=err, newline=kind == "table")

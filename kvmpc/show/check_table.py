@@ -12,7 +12,7 @@ from kvmpc.judge.matching import pair_cautions
 from kvmpc.judge.regression import Check, Compared, FailedNow, Numbers, Status, Verdict
 from kvmpc.judge.result_cautions import cautions_of_result
 from kvmpc.result.records import Result
-from kvmpc.show.cells import ABSENT, clean, duration, number, row_name, wrap_label
+from kvmpc.show.cells import ABSENT, clean, columns, duration, number, row_name, widths, wrap_label
 from kvmpc.show.table import MAX_COLUMNS
 
 __all__ = [
@@ -31,11 +31,8 @@ _MIN_PAGER_COLUMNS = 16  # holds fetch=pipelined
 
 def format_check_table(check: Check) -> str:
     """Return the table of `check` and the notes below it, ending in a newline."""
-    # Here and not above: importing it takes longer than `kvmpc --help` may.
-    from tabulate import tabulate
-
     numbers = [check_cells(verdict) for verdict in check.verdicts]
-    taken = [max(map(len, column)) for column in zip(CHECK_HEADERS, *numbers, strict=True)]
+    taken = widths([CHECK_HEADERS, *numbers])
     separators = 2 * (len(CHECK_HEADERS) - 1)
     room = MAX_COLUMNS - separators - sum(taken) + taken[1]
     room = max(_MIN_PAGER_COLUMNS, room)
@@ -43,21 +40,11 @@ def format_check_table(check: Check) -> str:
         [status, _wrapped(verdict, room), *rest]
         for verdict, (status, _, *rest) in zip(check.verdicts, numbers, strict=True)
     ]
-    widths = [
-        max(len(line) for cell in column for line in cell.split("\n"))
-        for column in zip(CHECK_HEADERS, *body, strict=True)
-    ]
-    table = tabulate(
-        [CHECK_HEADERS, ["-" * width for width in widths], *body],
-        tablefmt="plain",
-        disable_numparse=True,  # the cells are rounded already
-        colalign=("left", "left", "left", *["right"] * 5),
-    )
     notes = (
         textwrap.fill(clean(note), MAX_COLUMNS, subsequent_indent="  ")
         for note in check_notes(check)
     )
-    return "\n".join([table, "", *notes]) + "\n"
+    return "\n".join([*columns([CHECK_HEADERS, *body], "lllrrrrr"), "", *notes]) + "\n"
 
 
 def check_cells(verdict: Verdict) -> list[str]:

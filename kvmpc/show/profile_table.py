@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import textwrap
 
-from tabulate import tabulate
-
 from kvmpc.judge.reading import Reading
 from kvmpc.judge.rows import usable_profiles
 from kvmpc.result.records import WAITERS, Profile, Role, TrialResult
-from kvmpc.show.cells import row_name
+from kvmpc.show.cells import columns, row_name
 
 __all__ = ["format_profiles"]
 
@@ -49,7 +47,7 @@ def format_profiles(reading: Reading) -> str:
         shown += of_point
     said = ["where the time went"]
     if rows:
-        said += ["", _table([headers, *rows]), ""]
+        said += ["", *columns([headers, *rows], "l" + "r" * (len(headers) - 1)), ""]
         said += _wrapped(_NOTES)
         said += _wrapped(_CLOCK_NOTE) if clock else []
         said += [""]
@@ -74,20 +72,6 @@ def _notes(trials: list[TrialResult]) -> list[str]:
             f"note: {texts[0]}{f' (so or similar in {len(texts)} of them)' if differ else ''}"
         )
     return said
-
-
-def _table(rows: list[list[str]]) -> str:
-    widths = [
-        max(len(line) for cell in column for line in cell.split("\n"))
-        for column in zip(*(row for row in rows if len(row) == len(rows[0])), strict=True)
-    ]
-    # The headers are a row: as headers, each would get two columns of padding.
-    return tabulate(
-        [rows[0], ["-" * width for width in widths], *rows[1:]],
-        tablefmt="plain",
-        disable_numparse=True,
-        colalign=["left", *["right"] * (len(widths) - 1)],
-    )
 
 
 def _wrapped(text: str) -> list[str]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from tabulate import tabulate
-
 from kvmpc.judge.reading import Reading
 from kvmpc.judge.rows import Row, usable_trials, values_of
 from kvmpc.judge.summary import median
 from kvmpc.result.metrics import FAULT_P50, FAULT_P99, PART_QUANTILES, PARTS, part_metric
 from kvmpc.result.records import Result
+from kvmpc.show.cells import ABSENT, columns
 from kvmpc.units import format_ns
 
 __all__ = ["format_split"]
@@ -35,16 +34,9 @@ def format_split(reading: Reading) -> str:
         rows += ([[""], [at.name]] if at.name and found else []) + found
     if not rows:
         return ""
-    whole = [row for row in rows if len(row) == len(_HEADERS)]
-    widths = [max(map(len, column)) for column in zip(_HEADERS, *whole, strict=True)]
-    table = tabulate(
-        [_HEADERS, ["-" * width for width in widths], *rows],
-        tablefmt="plain",
-        disable_numparse=True,
-        colalign=["left", "left", *["right"] * (len(_HEADERS) - 2)],
-    )
+    table = columns([_HEADERS, *rows], "ll" + "r" * (len(_HEADERS) - 2))
     note = textwrap.wrap(_NOTE, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-    return "\n".join(["where a fault's time goes", "", table, "", *note])
+    return "\n".join(["where a fault's time goes", "", *table, "", *note])
 
 
 def _rows(point: Result, row: Row) -> Iterator[list[str]]:
@@ -55,5 +47,5 @@ def _rows(point: Result, row: Row) -> Iterator[list[str]]:
     for quantile in PART_QUANTILES:
         metrics = (_FAULT[quantile], *(part_metric(part, quantile) for part in PARTS))
         medians = (median(values_of(trials, metric.key)) for metric in metrics)
-        cells = ["-" if ns is None else format_ns(ns) for ns in medians]
+        cells = [ABSENT if ns is None else format_ns(ns) for ns in medians]
         yield [row.label if quantile == "p50" else "", quantile, *cells]

@@ -6,25 +6,30 @@ may not move the cursor. Computes nothing but roundings; the numbers are those o
 
 from __future__ import annotations
 
-import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
 from kvmpc.judge.reading import PointReading, Reading
-from kvmpc.judge.resampling import CONFIDENCE
 from kvmpc.judge.rows import Row
-from kvmpc.result.facts import Facts
-from kvmpc.result.records import Result, Role
-from kvmpc.show.cells import clean, duration, number, percent, ratio, wrap_label
-from kvmpc.units import PAGE_BYTES, format_bytes, format_ns
+from kvmpc.result.records import Result
+from kvmpc.show.cells import (
+    clean,
+    columns,
+    duration,
+    number,
+    percent,
+    ratio,
+    widths,
+    wrap_label,
+)
+from kvmpc.show.sentences import notes_of
 
 __all__ = [
     "MAX_COLUMNS",
     "format_markdown",
     "format_table",
-    "format_warnings",
     "markdown_table",
     "verdict_of",
 ]
@@ -43,22 +48,6 @@ _HEADERS: Final = (
     "verified",
 )
 _MIN_PAGER_COLUMNS: Final = 16  # holds fetch=pipelined
-_SIGBUS_NOTE: Final = (
-    "exit(sigbus) is a pessimistic stand-in for exits on a kernel's own missing bitmap: a fault "
-    "walks the kernel's page lookup two or three times before it comes out, which a kernel that "
-    "checks a bitmap first does not do."
-)
-_ZEROS_NOTE: Final = (
-    "verified zeros: with the kernel's own fault (none,host=cold) a page can only hold zeros, so "
-    "its contents say nothing; presence was checked."
-)
-_POPULATED_NOTE: Final = (
-    "none,host=populated: KVM's shadow MMU maps 8 pages in one fault (the TDP MMU one), so there "
-    "not every touch is a fault, and the rate is no fault rate."
-)
-_OVERLAP_NOTE: Final = (
-    "No fault times: with overlap most touches find the page there, and are no faults."
-)
 
 
 def format_table(reading: Reading) -> str:
@@ -67,9 +56,7 @@ def format_table(reading: Reading) -> str:
     Each point of a sweep has a line that names the options by which it differs, and then its rows;
     the notes are told once.
     """
-    notes = (
-        textwrap.fill(note, MAX_COLUMNS, subsequent_indent="  ") for note in _told_once(reading)
-    )
+    notes = (textwrap.fill(note, MAX_COLUMNS, subsequent_indent="  ") for note in notes_of(reading))
     return "\n".join([_table(reading.points), "", *notes]) + "\n"
 
 
@@ -85,7 +72,7 @@ def format_markdown(reading: Reading) -> str:
                 [[clean(row.label), *_cells(row, with_spread=True)] for row in at.rows],
             )
         )
-    return "\n\n".join([*parts, *_told_once(reading)]) + "\n"
+    return "\n\n".join([*parts, *notes_of(reading)]) + "\n"
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -95,28 +82,6 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     ]
     lines.insert(1, ["---"] * len(headers))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _told_once(reading: Reading) -> list[str]:
-    return list(dict.fromkeys(clean(note) for note in _notes(reading)))
-
-
-def format_warnings(reading: Reading) -> list[str]:
-    """Return what tilts or weakens a result, each with its remedy.
-
-    What several measured trials say with other numbers is said once, in the words of the first,
-    with how many said it.
-    """
-    told = list(dict.fromkeys(map(str, reading.cautions)))
-    alike: dict[str, list[str]] = {}
-    for trial in reading.result.trials:
-        for caution in trial.warnings if trial.role is Role.MEASURED else ():
-            text = re.sub(r"[\d.,]+", "#", caution.text)
-            alike.setdefault(text, []).append(f"{trial.label}: {caution}")
-    for texts in alike.values():
-        more = f" (so or similar in {len(texts)} trials)" if len(texts) > 1 else ""
-        told.append(texts[0] + more)
-    return [clean(f"warning: {text}") for text in told]
 
 
 def _table(points: Sequence[PointReading]) -> str:
@@ -129,36 +94,14 @@ def _table(points: Sequence[PointReading]) -> str:
     room = max(_MIN_PAGER_COLUMNS, _room_for_pager(cells))
     labels = [wrap_label(row.label, room) for at in points for row in at.rows]
     body = [[label, *numbers] for label, numbers in zip(labels, cells, strict=True)]
-    rule = ["-" * width for width in _widths([_HEADERS, *body])]
-    # Here and not above: importing it takes longer than `kvmpc --help` may.
-    from tabulate import tabulate
-
-    # The headers are rows: as headers, each would get two columns of padding.
-    lines = iter(
-        tabulate(
-            [_HEADERS, rule, *body],
-            tablefmt="plain",
-            disable_numparse=True,  # the cells are rounded already
-            colalign=("left", *["right"] * (len(_HEADERS) - 2), "left"),
-        ).split("\n")
-    )
+    lines = iter(columns([_HEADERS, *body], "l" + "r" * (len(_HEADERS) - 2) + "l"))
     # One table, so that the columns of all points stand below each other; headings between.
-    told = list(islice(lines, 3))
-    left = iter(labels)
+    said = list(islice(lines, 2))
     for at in points:
         if at.name:
-            heading = textwrap.wrap(clean(at.name), MAX_COLUMNS, subsequent_indent="  ")
-            told += ["", *heading]
-        for label in islice(left, len(at.rows)):
-            told += islice(lines, label.count("\n") + 1)
-    return "\n".join(told)
-
-
-def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
-    return [
-        max(len(line) for cell in column for line in cell.split("\n"))
-        for column in zip(*rows, strict=True)
-    ]
+            said += ["", *textwrap.wrap(clean(at.name), MAX_COLUMNS, subsequent_indent="  ")]
+        said += islice(lines, len(at.rows))
+    return "\n".join(said)
 
 
 def _cells(row: Row, *, with_spread: bool) -> list[str]:
@@ -183,147 +126,4 @@ def verdict_of(row: Row, point: Result) -> str:
 
 def _room_for_pager(cells: Sequence[Sequence[str]]) -> int:
     separators = 2 * (len(_HEADERS) - 1)
-    return MAX_COLUMNS - separators - sum(_widths([_HEADERS[1:], *cells]))
-
-
-def _notes(reading: Reading) -> Iterator[str]:
-    """Yield the paragraphs below the table, most needed first."""
-    result, points = reading.result, reading.points
-    if not result.finished:
-        yield "UNFINISHED: this run was stopped or is still going; the table holds what there is."
-    if not result.trials:
-        yield "No trial was run."
-    for at in points:
-        yield from _failures(at)
-    yield from _skipped(points)
-    for at in points:
-        yield from _references(at)
-    if result.question:
-        yield f"question: {result.question}"
-    yield _work(result, points)
-    yield _host(result)
-    shown = [row for at in points for row in at.rows if row.ok_trials]
-    if any(row.pager.provider == "sigbus" for row in shown):
-        yield _SIGBUS_NOTE
-    if any(row.verified == "zeros" for row in shown):
-        yield _ZEROS_NOTE
-    if any(row.pager.keys.get("host") == "populated" for row in shown):
-        yield _POPULATED_NOTE
-    if any(at.result.options.get("overlap") for at in points if at.result.trials):
-        yield _OVERLAP_NOTE
-
-
-def _failures(at: PointReading) -> Iterator[str]:
-    for row in at.rows:
-        total = row.ok_trials + row.failed_trials
-        where = f" at {at.name}" if at.name else ""
-        for error in row.errors:
-            yield f"{row.label} failed{where} ({row.failed_trials} of {total} trials): {error}"
-
-
-def _skipped(points: Sequence[PointReading]) -> Iterator[str]:
-    """Say what this host could not run; what has the same reason, together."""
-    where: dict[str, list[str]] = {}
-    for at in points:
-        for skip in at.result.skipped:
-            what = at.result.pager(skip.pager).label
-            where.setdefault(skip.reason, []).append(f"{what} at {at.name}" if at.name else what)
-    for reason, skipped in where.items():
-        yield f"skipped {', '.join(skipped)}: {reason}"
-
-
-def _references(at: PointReading) -> Iterator[str]:
-    """Say what ratio and share refer to, or why there is none."""
-    where = f" at {at.name}" if at.name else ""
-    if (base := at.ratio_base) is not None:
-        if base.failed:
-            yield f"No ratios{where}: {base.label}, which they would refer to, failed."
-        elif len(at.rows) > 1:
-            yield f"ratio: to {base.label}, in the same round; {_spread_note(at.rows)}."
-    if (base := at.share_base) is not None:
-        if base.failed:
-            yield f"No shares{where}: {base.label}, which they would refer to, failed."
-        elif len(at.rows) > 1:
-            yield f"of none: to {base.label}, in the same round; median."
-
-
-def _spread_note(rows: Sequence[Row]) -> str:
-    """Say what stands in the brackets behind a median, and of how many rounds it comes."""
-    ratios = [row.ratio for row in rows if row.ratio is not None]
-    rounds = max((ratio.n for ratio in ratios), default=0)
-    if rounds < 2:
-        return "one round"
-    if all(ratio.is_range for ratio in ratios):
-        return f"median [range of the {rounds} rounds, too few for an interval]"
-    return f"median [{CONFIDENCE:.0%} interval] of {rounds} rounds"
-
-
-def _work(result: Result, points: Sequence[PointReading]) -> str:
-    """Say what all points have in common, or all there is to say of the only one."""
-    known = [at.result.options for at in points]
-    alike = {
-        name: value
-        for name, value in known[0].items()
-        if all(options.get(name) == value for options in known)
-    }
-    vcpus, part = _count(alike, "vcpus"), _count(alike, "mem_per_vcpu_bytes")
-    touched, delay_ns = _count(alike, "touch_pages"), _count(alike, "fetch_delay_ns")
-    overlap = bool(alike.get("overlap"))
-    said = [f"{len(points)} points"] if len(points) > 1 else []
-    if vcpus is not None and part is not None:
-        guest = f"{vcpus} vCPU{'' if vcpus == 1 else 's'}"
-        if overlap:
-            said.append(f"{guest} share {format_bytes(part)} (overlap)")
-        else:
-            total = format_bytes(vcpus * part)
-            said.append(f"{guest} x {format_bytes(part)} = {total} of memory")
-        if touched is not None and touched < part // PAGE_BYTES:
-            whose = "the part they share" if overlap else "each part"
-            said.append(f"sparse: {touched:,} of {part // PAGE_BYTES:,} pages of {whose} touched")
-    if vcpus is None and part is not None and len(points) > 1:
-        said.append(f"{format_bytes(part)} of memory {'shared' if overlap else 'a vCPU'}")
-    said += [str(word) for name in ("order", "access") if (word := alike.get(name))]
-    if delay_ns:
-        said.append(f"fetch delay {format_ns(delay_ns)}")
-    said += _placed(alike.get("placement"))
-    rounds = result.measured_rounds
-    said.append(f"{rounds} round{'' if rounds == 1 else 's'}")
-    return f"work: {', '.join(said)}"
-
-
-def _placed(placement: object) -> Iterator[str]:
-    """Say where threads and memory were asked to be, if they were."""
-    asked = placement if isinstance(placement, Mapping) else {}
-    if asked.get("pin") or asked.get("cpus"):
-        yield f"{'pinned to' if asked.get('pin') else 'on'} CPUs {asked.get('cpus') or 'allowed'}"
-    if asked.get("reader_cpus"):
-        yield f"readers on {asked['reader_cpus']}"
-    if asked.get("numa"):
-        yield f"memory {asked['numa']}"
-    if asked.get("cpu_latency_us") is not None:
-        yield f"CPU latency {asked['cpu_latency_us']} us"
-
-
-def _host(result: Result) -> str:
-    facts = Facts(result.host)
-
-    def known(path: str, otherwise: str) -> str:
-        found = facts.get(path)
-        return otherwise if found is None else str(found)
-
-    said = [
-        f"Linux {facts.get('kernel.release')}" if facts.get("kernel.release") else "kernel unknown",
-        known("cpu.model", "CPU unknown"),
-    ]
-    if facts.get("cpu.allowed_count") is not None:
-        listed = known("cpu.allowed", "")
-        said.append(f"{facts.get('cpu.allowed_count')} CPUs allowed{listed and f' ({listed})'}")
-    said.append(f"paging {known('kvm.second_level_paging', 'unknown')}")
-    if facts.get("cpu.hypervisor") is True:
-        said.append("itself a virtual machine")
-    return f"host: {', '.join(said)}"
-
-
-def _count(options: Mapping[str, object], name: str) -> int | None:
-    found = options.get(name)
-    return found if isinstance(found, int) and not isinstance(found, bool) else None
+    return MAX_COLUMNS - separators - sum(widths([_HEADERS[1:], *cells]))
