@@ -24,7 +24,7 @@ __all__ = ["ktap_of_check", "ktap_of_result"]
 
 @dataclass(frozen=True)
 class _Test:
-    """A line; `skip` is why it was not run, and `said` what is told of it."""
+    """A line; `skip` is why it was not run, and `said` what is said of it."""
 
     name: str
     ok: bool
@@ -47,11 +47,11 @@ def _row_test(point_name: str, row: Row) -> _Test:
         total = row.ok_trials + row.failed_trials
         said = f"{row.failed_trials} of {total} trials failed: {'; '.join(row.errors)}"
         return _Test(name, ok=False, said=said)
-    told = [f"{number(row.pages_per_s)} pages/s"]
+    parts = [f"{number(row.pages_per_s)} pages/s"]
     if row.ratio is not None:
-        told.append(f"ratio {ratio(row.ratio, with_spread=True)}")
-    told += [f"{row.ok_trials} rounds", f"verified {row.outcome}"]
-    return _Test(name, ok=row.outcome is not Outcome.NO, said=", ".join(told))
+        parts.append(f"ratio {ratio(row.ratio, with_spread=True)}")
+    parts += [f"{row.ok_trials} rounds", f"verified {row.outcome}"]
+    return _Test(name, ok=row.outcome is not Outcome.NO, said=", ".join(parts))
 
 
 def ktap_of_check(check: Check) -> str:

@@ -48,7 +48,7 @@ def format_warnings(reading: Reading) -> list[str]:
     What several measured trials say with other numbers is said once, in the words of the first,
     with how many said it.
     """
-    told = list(dict.fromkeys(map(str, reading.cautions)))
+    lines = list(dict.fromkeys(map(str, reading.cautions)))
     alike: dict[str, list[str]] = {}
     for trial in reading.result.trials:
         for caution in trial.warnings if trial.role is Role.MEASURED else ():
@@ -56,8 +56,8 @@ def format_warnings(reading: Reading) -> list[str]:
             alike.setdefault(text, []).append(f"{trial.label}: {caution}")
     for texts in alike.values():
         more = f" (so or similar in {len(texts)} trials)" if len(texts) > 1 else ""
-        told.append(texts[0] + more)
-    return [clean(f"warning: {text}") for text in told]
+        lines.append(texts[0] + more)
+    return [clean(f"warning: {text}") for text in lines]
 
 
 def _notes(reading: Reading) -> Iterator[str]:

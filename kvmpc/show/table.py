@@ -54,7 +54,7 @@ def format_table(reading: Reading) -> str:
     """Return the table of a result and the notes below it, ending in a newline.
 
     Each point of a sweep has a line that names the options by which it differs, and then its rows;
-    the notes are told once.
+    each note is given once.
     """
     notes = (textwrap.fill(note, MAX_COLUMNS, subsequent_indent="  ") for note in notes_of(reading))
     return "\n".join([_table(reading.points), "", *notes]) + "\n"

@@ -17,7 +17,7 @@ def _codes(result: Any) -> list[str]:
     return [caution.code for caution in cautions_of_result(result)]
 
 
-def test_a_steady_run_of_three_rounds_raises_no_doubt(make_result: Make, make_trial: Make) -> None:
+def test_a_steady_run_of_three_rounds_has_no_caution(make_result: Make, make_trial: Make) -> None:
     trials = [make_trial("uffd", number, 1000.0 + number) for number in range(4)]
     assert _codes(make_result(*trials)) == []
 
@@ -51,7 +51,7 @@ def test_an_unsteady_row_is_named(make_result: Make, make_trial: Make) -> None:
     assert caution.text.startswith("exit(sigbus): the rate varies by 33%")
 
 
-def test_rows_with_the_same_doubt_are_told_as_one_the_worst(
+def test_rows_with_the_same_caution_are_named_as_one_the_worst(
     make_result: Make, make_trial: Make
 ) -> None:
     trials = [
@@ -121,7 +121,7 @@ def test_variation_is_deviation_over_mean() -> None:
     assert variation([0.0, 0.0]) is None
 
 
-def test_a_row_with_a_failed_trial_has_no_rates_to_doubt(
+def test_a_row_with_a_failed_trial_has_no_rates_to_caution_about(
     make_result: Make, make_trial: Make
 ) -> None:
     rates = (100.0, 150.0, 80.0)
