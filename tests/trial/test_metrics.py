@@ -9,6 +9,7 @@ import pytest
 from kvmpc.result.metrics import CPU_LATENCY, METRICS
 from kvmpc.result.records import TrialResult
 
+Make = Callable[..., TrialResult]
 Run = Callable[..., TrialResult]
 
 pytestmark = pytest.mark.kvm
@@ -24,3 +25,17 @@ def test_trials_emit_all_known_metrics_and_no_other(run: Run) -> None:
     assert emitted <= METRICS.keys()
     if not any(caution.code == "split-clock" for trial in split for caution in trial.warnings):
         assert METRICS.keys() - emitted <= {CPU_LATENCY.key}
+
+
+@pytest.mark.parametrize("spec", ["none", "uffd", "exit"])
+def test_made_up_trials_have_nothing_that_a_trial_has_not(
+    run: Run, make_trial: Make, spec: str
+) -> None:
+    real, made_up = run(spec), make_trial(spec)
+    for name in ("metrics", "counts", "per_vcpu", "per_reader"):
+        assert getattr(made_up, name).keys() <= getattr(real, name).keys(), name
+    for name in ("pager", "label", "fetches", "verified", "guest_tsc_is_host_tsc"):
+        assert type(getattr(made_up, name)) is type(getattr(real, name)), name
+    assert (made_up.pager, made_up.label, made_up.verified) == (
+        real.pager, real.label, real.verified,
+    )  # fmt: skip
