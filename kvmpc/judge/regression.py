@@ -263,7 +263,7 @@ def _tests(pair: Pair, criteria: Criteria, *, by_run: bool) -> Iterator[_Test | 
 
 def _may_have(run: Result, metric: Metric) -> bool:
     """Return whether a run can have a metric: with overlap, most touches are no faults."""
-    return not (metric is FAULT_P99 and run.options.get("overlap"))
+    return not (metric is FAULT_P99 and run.overlap)
 
 
 def _not_normalised(run: Result) -> str | None:

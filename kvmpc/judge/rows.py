@@ -172,7 +172,7 @@ def _row(result: Result, spec: str, *, ratio_to: str | None, share_of: str | Non
     failed = _failed(result, spec)
     usable = usable_trials(result, spec)
     # All vCPUs race for the same pages: most touches are no faults, their times no fault times.
-    faults = [] if result.options.get("overlap") else usable
+    faults = [] if result.overlap else usable
 
     def ratios(to: str | None) -> list[float]:
         return paired_ratios(result, spec, to, RATE.key) if usable and to else []

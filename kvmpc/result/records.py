@@ -198,6 +198,14 @@ class Result:
                 raise ValueError(f"a point has pagers {found.pagers}, the run {self.pagers}")
 
     @property
+    def overlap(self) -> bool:
+        """Whether all vCPUs touch the same pages: then most touches find theirs, and are no faults.
+
+        Of a sweep, what its options say of all points; ask each point.
+        """
+        return bool(self.options.get("overlap"))
+
+    @property
     def measured_rounds(self) -> int:
         """How many rounds have a measured trial, failed or not."""
         return len({trial.round for trial in self.trials if trial.role is Role.MEASURED})

@@ -83,7 +83,7 @@ def _notes(reading: Reading) -> Iterator[str]:
         yield _ZEROS_NOTE
     if any(row.pager.keys.get("host") == "populated" for row in shown):
         yield _POPULATED_NOTE
-    if any(at.result.options.get("overlap") for at in points if at.result.trials):
+    if any(at.result.overlap for at in points if at.result.trials):
         yield _OVERLAP_NOTE
 
 
@@ -142,7 +142,7 @@ def _work(result: Result, points: Sequence[PointReading]) -> str:
     }
     vcpus, part = _count(alike, "vcpus"), _count(alike, "mem_per_vcpu_bytes")
     touched, delay_ns = _count(alike, "touch_pages"), _count(alike, "fetch_delay_ns")
-    overlap = bool(alike.get("overlap"))
+    overlap = all(at.result.overlap for at in points)
     said = [f"{len(points)} points"] if len(points) > 1 else []
     if vcpus is not None and part is not None:
         guest = f"{vcpus} vCPU{'' if vcpus == 1 else 's'}"
