@@ -85,7 +85,7 @@ def _red(old: Sequence[Result], new: Sequence[Result], criteria: Criteria) -> se
     except MismatchError as error:
         click.echo(str(error), err=True)
         return None
-    return {f"{verdict.label} {verdict.metric}" for verdict in found.verdicts if verdict.red}
+    return {f"{each.pair.label} {each.metric}" for each in found.verdicts if each.status.red}
 
 
 def _count(

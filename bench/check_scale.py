@@ -18,11 +18,12 @@ from typing import TypeVar
 import click
 from common import print_host, print_table
 
+from kvmpc.judge.reading import read
 from kvmpc.judge.regression import check
 from kvmpc.result.document import load, to_json
 from kvmpc.result.records import Result, TrialResult
 from kvmpc.show.formats import format_check, format_result
-from kvmpc.show.table import format_warnings
+from kvmpc.show.sentences import format_warnings
 
 PAGERS = ("none", "uffd", "uffd,uffds=per-vcpu", "exit", "exit,uffds=per-vcpu")
 HOST: dict[str, object] = {"kernel": {"release": "made up"}, "cpu": {"allowed_count": 160}}
@@ -118,8 +119,8 @@ def main(vcpus: int, trials: int) -> None:
         old, new = (timed(f"load {path.name}", partial(load, str(path))) for path in paths)
         found = timed("check", lambda: check([old], [new]))
     timed("its table", lambda: format_check(found, "table"))
-    timed("table of a result", lambda: format_result(new, "table"))
-    timed("warnings of a result", lambda: format_warnings(new))
+    timed("table of a result", lambda: format_result(read(new), "table"))
+    timed("warnings of a result", lambda: format_warnings(read(new)))
     print_table(("step", "s"), rows)
 
 

@@ -168,7 +168,7 @@ def check(
     say(format_check(found, kind), newline=kind == "table")
     for warning in check_warnings(found, old, new):
         say(warning, err=True)
-    if found.having(regression.WORSE):
+    if found.red is regression.Status.WORSE:
         sys.exit(EXIT_REGRESSION)
-    if found.having(regression.FAILED_NOW):
+    if found.red is regression.Status.FAILED:
         sys.exit(EXIT_FAILED)

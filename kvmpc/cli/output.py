@@ -80,16 +80,18 @@ def _left(left_s: float | None) -> str:
 
 def print_result(result: Result, *, err: bool, kind: str = "table") -> None:
     """Print `result` as `kind`, to stderr with `err`; what is only for people always goes there."""
+    from kvmpc.judge.reading import read
     from kvmpc.show.formats import format_result
     from kvmpc.show.profile_table import format_profiles
+    from kvmpc.show.sentences import format_warnings
     from kvmpc.show.split_table import format_split
-    from kvmpc.show.table import format_warnings
 
-    say(format_result(result, kind), err=err, newline=kind == "table")
+    reading = read(result)
+    say(format_result(reading, kind), err=err, newline=kind == "table")
     if kind == "table":
-        for text in filter(None, (format_split(result), format_profiles(result))):
+        for text in filter(None, (format_split(reading), format_profiles(reading))):
             say(f"\n{text}", err=err)
-    for warning in format_warnings(result):
+    for warning in format_warnings(reading):
         say(warning, err=True)
 
 

@@ -13,10 +13,10 @@ from enum import Enum, auto
 from kvmpc.judge.result_cautions import FEWEST_ROUNDS
 from kvmpc.judge.rows import (
     Row,
-    baseline_pager,
     compare_rows,
     paired_ratios,
-    reference_pager,
+    ratio_base,
+    share_base,
     usable_trials,
 )
 from kvmpc.judge.summary import Summary, summarise_ratios
@@ -90,7 +90,7 @@ def answer_of(point: Result) -> Answer | None:
     other = next((spec for spec in others if _kind(spec) != _kind(best)), None)
     if other == second:
         other = None
-    baseline, reference = baseline_pager(point), reference_pager(point)
+    baseline, reference = ratio_base(point), share_base(point)
     lead = _lead(point, best, second)
     return Answer(
         best=rows[best],

@@ -14,7 +14,7 @@ from typing import Final
 
 from kvmpc.caution import Caution
 from kvmpc.judge import same_host
-from kvmpc.judge.matching import Unmatched, match, row_cautions
+from kvmpc.judge.matching import Unmatched, match, pair_cautions
 from kvmpc.judge.resampling import change_interval
 from kvmpc.judge.rows import usable_trials, values_of
 from kvmpc.judge.summary import Summary, median
@@ -99,7 +99,7 @@ def host_differences(first: Result, second: Result) -> list[str]:
 def change_between(before: Result, after: Result) -> Change:
     """Return what changed between two results of one host, whatever kernel each had."""
     matched, alone = match([before], [after])
-    cautions = [caution for row in matched for caution in row_cautions(row)]
+    cautions = [caution for row in matched for caution in pair_cautions(row)]
     return Change(
         rows=tuple(
             _row(row.point, row.spec, row.label, row.baseline[0], row.new[0]) for row in matched

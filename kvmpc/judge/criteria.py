@@ -8,29 +8,29 @@ from typing import Final
 
 from kvmpc.errors import UsageError
 from kvmpc.judge.same_host import IDENTITY
+from kvmpc.result.metrics import CPU, FAULT_P99, RATE, Metric
 
-__all__ = ["DEFAULT_ALPHA", "METRICS", "Criteria", "Metric", "parse_alpha", "parse_limit"]
+__all__ = ["DEFAULT_ALPHA", "JUDGED", "Criteria", "Judged", "parse_alpha", "parse_limit"]
 
 DEFAULT_ALPHA: Final = 0.01
 
 
 @dataclass(frozen=True)
-class Metric:
-    """What is judged: `key` in a trial's metrics; `worse` is +1 where more is worse, else -1."""
+class Judged:
+    """A metric that is judged: what it is called here, and the change that is tolerated."""
 
     name: str
-    key: str
-    worse: int
+    metric: Metric
     limit: float
 
 
-METRICS: Final[Mapping[str, Metric]] = {
-    metric.name: metric
-    for metric in (
-        Metric("rate", "pages_per_s", -1, 0.05),
+JUDGED: Final[Mapping[str, Judged]] = {
+    judged.name: judged
+    for judged in (
+        Judged("rate", RATE, 0.05),
         # A bucket of the histogram is up to 1/16 wide: a smaller change may be a rounding.
-        Metric("p99", "fault_p99_ns", +1, 0.15),
-        Metric("cpu", "cpu_s_per_gib", +1, 0.05),
+        Judged("p99", FAULT_P99, 0.15),
+        Judged("cpu", CPU, 0.05),
     )
 }
 """By the name that ``--limit`` takes; `limit` is the default."""
@@ -58,7 +58,7 @@ class Criteria:
 
     def __post_init__(self) -> None:
         for name in (*self.alphas, *self.limits):
-            if name not in METRICS:
+            if name not in JUDGED:
                 raise UsageError("metric", name, _metrics())
         for alpha in (self.alpha, *self.alphas.values()):
             if not 1e-6 <= alpha <= 0.5:
@@ -73,10 +73,10 @@ class Criteria:
             raise UsageError("--limit", "off", "at least one metric that is judged")
 
     @property
-    def judged(self) -> dict[Metric, float]:
+    def judged(self) -> dict[Judged, float]:
         """The metrics that are judged, with their limits."""
-        limits = {metric: self.limits.get(name, metric.limit) for name, metric in METRICS.items()}
-        return {metric: limit for metric, limit in limits.items() if limit is not None}
+        limits = {judged: self.limits.get(name, judged.limit) for name, judged in JUDGED.items()}
+        return {judged: limit for judged, limit in limits.items() if limit is not None}
 
 
 def parse_limit(text: str) -> tuple[str, float | None]:
@@ -85,7 +85,7 @@ def parse_limit(text: str) -> tuple[str, float | None]:
     Raises: UsageError.
     """
     name, equals, value = text.partition("=")
-    if name not in METRICS or not equals:
+    if name not in JUDGED or not equals:
         raise UsageError("--limit", text, f"METRIC=PERCENT or METRIC=off; {_metrics()}")
     if value == "off":
         return name, None
@@ -103,13 +103,13 @@ def parse_alpha(text: str) -> tuple[str | None, float]:
     """
     name, equals, value = text.rpartition("=")
     number = _number(value)
-    if number is None or (equals and name not in METRICS):
+    if number is None or (equals and name not in JUDGED):
         raise UsageError("--alpha", text, f"P or METRIC=P; {_metrics()}")
     return name or None, number
 
 
 def _metrics() -> str:
-    return f"metrics: {', '.join(METRICS)}"
+    return f"metrics: {', '.join(JUDGED)}"
 
 
 def _number(text: str) -> float | None:

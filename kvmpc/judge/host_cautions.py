@@ -1,7 +1,7 @@
 """What on a host tilts a comparison of pagers, said from its facts.
 
-Knows only the facts that `kvmpc.host.collect` returns, so that a result from another host can be
-judged here. A fact that is absent says nothing: no sentence is made from it.
+Knows only the facts that `kvmpc.host.facts.collect` returns, so that a result from another host can
+be judged here. A fact that is absent says nothing: no sentence is made from it.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from kvmpc.caution import Caution
+from kvmpc.result.facts import Facts
 from kvmpc.units import GIB, parse_cpu_list
 from kvmpc.work.placement import ANYWHERE, Placement
 
-__all__ = ["tilts"]
+__all__ = ["cautions_of_host"]
 
 
-def tilts(
+def cautions_of_host(
     facts: Mapping[str, object],
     *,
     vcpu_threads: int,
@@ -24,11 +25,11 @@ def tilts(
 ) -> list[Caution]:
     """Return one caution for each thing on this host that tilts a comparison, with its remedy.
 
-    facts: as `kvmpc.host.collect` returns them, or as read back from a result.
+    facts: as `kvmpc.host.facts.collect` returns them, or as read back from a result.
     vcpu_threads, reader_threads: the most that any trial of the run starts.
     placement: that of the run.
     """
-    read = _Facts(facts)
+    read = Facts(facts)
     return [
         *_threads(read, vcpu_threads, reader_threads, placement),
         *_processor(read, placement),
@@ -38,31 +39,8 @@ def tilts(
     ]
 
 
-class _Facts:
-    """The facts by group and key, None for what is absent or not of the expected kind."""
-
-    def __init__(self, facts: Mapping[str, object]) -> None:
-        self._facts = facts
-
-    def group(self, name: str) -> Mapping[str, object]:
-        found = self._facts.get(name)
-        return found if isinstance(found, Mapping) else {}
-
-    def number(self, group: str, key: str) -> float | None:
-        found = self.group(group).get(key)
-        return found if isinstance(found, int | float) else None
-
-    def text(self, group: str, key: str) -> str | None:
-        found = self.group(group).get(key)
-        return found if isinstance(found, str) else None
-
-    def items(self, group: str, key: str) -> list[object]:
-        found = self.group(group).get(key)
-        return found if isinstance(found, list) else []
-
-
-def _threads(read: _Facts, vcpus: int, readers: int, placement: Placement) -> Iterator[Caution]:
-    allowed, online = read.number("cpu", "allowed_count"), read.number("cpu", "online_count")
+def _threads(read: Facts, vcpus: int, readers: int, placement: Placement) -> Iterator[Caution]:
+    allowed, online = read.number("cpu.allowed_count"), read.number("cpu.online_count")
     if placement.seats_threads:
         yield from _seats(read, vcpus, readers, placement)
     elif allowed is not None and allowed < vcpus:
@@ -76,7 +54,7 @@ def _threads(read: _Facts, vcpus: int, readers: int, placement: Placement) -> It
             "which tilts uffd",
             "widen the affinity (taskset, cpuset)",
         )
-    quota = read.number("cgroup", "quota_cpus")
+    quota = read.number("cgroup.quota_cpus")
     if quota is not None:
         yield Caution(
             "cpu-quota",
@@ -84,7 +62,7 @@ def _threads(read: _Facts, vcpus: int, readers: int, placement: Placement) -> It
             "CPU lose most",
             "lift cpu.max (cpu.cfs_quota_us)",
         )
-    load = read.number("load", "avg1")
+    load = read.number("load.avg1")
     if load is not None and load > max(0.5, 0.1 * (allowed or online or 1)):
         yield Caution(
             "host-load",
@@ -94,9 +72,9 @@ def _threads(read: _Facts, vcpus: int, readers: int, placement: Placement) -> It
         )
 
 
-def _seats(read: _Facts, vcpus: int, readers: int, placement: Placement) -> Iterator[Caution]:
+def _seats(read: Facts, vcpus: int, readers: int, placement: Placement) -> Iterator[Caution]:
     """Say what `_threads` does of all CPUs, of those that the threads are put on."""
-    allowed = parse_cpu_list(read.text("cpu", "allowed") or "")
+    allowed = parse_cpu_list(read.text("cpu.allowed") or "")
     if not allowed:
         return
     seating = placement.seating(vcpus, readers, allowed)
@@ -128,10 +106,10 @@ def _fewer_than_threads(vcpus: int, readers: int, where: str) -> Caution:
     )
 
 
-def _processor(read: _Facts, placement: Placement) -> Iterator[Caution]:
+def _processor(read: Facts, placement: Placement) -> Iterator[Caution]:
     limit_us = placement.cpu_latency_us
     deep = _deep_states(read, limit_us)
-    if limit_us is not None and read.text("cpuidle", "driver") == "none":
+    if limit_us is not None and read.text("cpuidle.driver") == "none":
         yield Caution(
             "cpu-latency-unheeded",
             f"--cpu-latency {limit_us} changes nothing here: no cpuidle driver is there to heed it",
@@ -155,21 +133,21 @@ def _processor(read: _Facts, placement: Placement) -> Iterator[Caution]:
             f"CPU mitigations are active ({_few(mitigated)}): they punish exits most",
             "compare with mitigations=off",
         )
-    governors = [str(name) for name in read.items("frequency", "governors")]
+    governors = [str(name) for name in read.items("frequency.governors") or []]
     if governors and governors != ["performance"]:
         yield Caution(
             "governor",
             f"the frequency governor is {_few(governors)}: threads that sleep (uffd) run slower",
             "cpupower frequency-set -g performance",
         )
-    if read.number("cpu", "hypervisor"):
+    if read.number("cpu.hypervisor"):
         yield Caution(
             "nested-host",
             "this host is itself a VM: exits and wake-ups cost more than on bare metal, so speeds "
             "and ratios do not carry over",
             "measure on bare metal",
         )
-    clocksource = read.text("cpu", "clocksource")
+    clocksource = read.text("cpu.clocksource")
     if clocksource is not None and clocksource != "tsc":
         yield Caution(
             "clocksource",
@@ -177,7 +155,7 @@ def _processor(read: _Facts, placement: Placement) -> Iterator[Caution]:
             "drift from the guest's TSC",
             "boot with tsc=reliable if it is sound",
         )
-    if 0 in (read.number("cpu", "constant_tsc"), read.number("cpu", "nonstop_tsc")):
+    if 0 in (read.number("cpu.constant_tsc"), read.number("cpu.nonstop_tsc")):
         yield Caution(
             "tsc-not-invariant",
             "the TSC is not both constant and nonstop: fault times taken by the guest are wrong "
@@ -186,17 +164,17 @@ def _processor(read: _Facts, placement: Placement) -> Iterator[Caution]:
         )
 
 
-def _deep_states(read: _Facts, asked_us: int | None) -> list[str]:
+def _deep_states(read: Facts, asked_us: int | None) -> list[str]:
     """Return the names of the idle states in use that take longer to leave than C1.
 
     C1 takes 1 to 2 us by every driver's table; acpi_idle may give more, but calls it C1. A PM QoS
     request forbids the states above its latency although they are not shown as disabled: one that
     was there before the run, or that the run makes itself (`asked_us`).
     """
-    limits_us = [read.number("cpuidle", "latency_limit_us"), asked_us]
+    limits_us = [read.number("cpuidle.latency_limit_us"), asked_us]
     limit_us = min((us for us in limits_us if us is not None), default=None)
     deep = []
-    for state in read.items("cpuidle", "states"):
+    for state in read.items("cpuidle.states") or []:
         if not isinstance(state, Mapping) or state.get("disabled"):
             continue
         latency_us, name = state.get("latency_us"), str(state.get("name"))
@@ -207,9 +185,9 @@ def _deep_states(read: _Facts, asked_us: int | None) -> list[str]:
     return deep
 
 
-def _paging(read: _Facts) -> Iterator[Caution]:
-    module = read.text("kvm", "vendor_module")
-    paging = read.text("kvm", "second_level_paging")
+def _paging(read: Facts) -> Iterator[Caution]:
+    module = read.text("kvm.vendor_module")
+    paging = read.text("kvm.second_level_paging")
     if paging == "shadow":
         yield Caution(
             "shadow-paging",
@@ -225,23 +203,23 @@ def _paging(read: _Facts) -> Iterator[Caution]:
         )
 
 
-def _pages(read: _Facts) -> Iterator[Caution]:
-    nodes = read.items("cpu", "numa_nodes")
-    if read.number("memory", "numa_balancing") and len(nodes) != 1:
+def _pages(read: Facts) -> Iterator[Caution]:
+    nodes = read.items("cpu.numa_nodes") or []
+    if read.number("memory.numa_balancing") and len(nodes) != 1:
         yield Caution(
             "numa-balancing",
             "NUMA balancing is on: it unmaps present pages, so every pager takes faults that are "
             "not its own",
             "sysctl kernel.numa_balancing=0",
         )
-    if _mglru_walks(read) and read.number("memory", "pressure_some_avg60_percent"):
+    if _mglru_walks(read) and read.number("memory.pressure_some_avg60_percent"):
         yield Caution(
             "mglru",
             "MGLRU is on and memory is under pressure: it ages pages by scanning, guest pages "
             "through KVM, which slows all pagers",
             "free memory first",
         )
-    damon = [str(name) for name in read.items("memory", "damon_running")]
+    damon = [str(name) for name in read.items("memory.damon_running") or []]
     if damon:
         yield Caution(
             "damon",
@@ -249,22 +227,22 @@ def _pages(read: _Facts) -> Iterator[Caution]:
             "which slows all pagers",
             "turn it off in sysfs",
         )
-    if read.number("memory", "ksm_run") == 1:
+    if read.number("memory.ksm_run") == 1:
         yield Caution(
             "ksm",
             "KSM is on: ksmd scans and merges on CPU time that readers (uffd) miss most",
             "echo 0 > /sys/kernel/mm/ksm/run",
         )
-    if read.text("memory", "thp_enabled") == "always":
+    if read.text("memory.thp_enabled") == "always":
         yield Caution(
             "thp-always",
             "THP is always on: guest data is opted out by default, but khugepaged competes for "
             "CPU and mmap_lock",
             "set it to madvise",
         )
-    swap = read.number("memory", "swap_total_bytes")
+    swap = read.number("memory.swap_total_bytes")
     if swap:
-        used = read.number("memory", "swap_used_bytes") or 0
+        used = read.number("memory.swap_used_bytes") or 0
         yield Caution(
             "swap",
             f"swap is on ({used / GIB:.1f} of {swap / GIB:.1f} GiB used): a page swapped out "
@@ -273,19 +251,19 @@ def _pages(read: _Facts) -> Iterator[Caution]:
         )
 
 
-def _mglru_walks(read: _Facts) -> bool:
+def _mglru_walks(read: Facts) -> bool:
     """Return whether the multi-gen LRU is switched on.
 
     Source: Documentation/admin-guide/mm/multigen_lru.rst, "Kill switch": bit 0, in hexadecimal.
     """
     try:
-        return bool(int(read.text("memory", "mglru_enabled") or "0", 16) & 1)
+        return bool(int(read.text("memory.mglru_enabled") or "0", 16) & 1)
     except ValueError:
         return False
 
 
-def _limits(read: _Facts) -> Iterator[Caution]:
-    limit, total = read.number("cgroup", "memory_limit_bytes"), read.number("memory", "total_bytes")
+def _limits(read: Facts) -> Iterator[Caution]:
+    limit, total = read.number("cgroup.memory_limit_bytes"), read.number("memory.total_bytes")
     if limit is not None and (total is None or limit < total):
         yield Caution(
             "memory-limit",

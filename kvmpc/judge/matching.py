@@ -13,21 +13,31 @@ from kvmpc.caution import Caution
 from kvmpc.errors import MismatchError
 from kvmpc.judge.rows import measured_trials
 from kvmpc.judge.same_host import differences, kernel_release, remarks
+from kvmpc.result.pager_info import PagerInfo
 from kvmpc.result.points import differing_options, identity, point_names, points_of, shown_option
 from kvmpc.result.records import FAILED, Result, TrialResult
 
-__all__ = ["Row", "Unmatched", "check_hosts", "failures", "kernels", "match", "row_cautions"]
+__all__ = ["Pair", "Unmatched", "check_hosts", "failures", "kernels", "match", "pair_cautions"]
 
 
 @dataclass(frozen=True)
-class Row:
+class Pair:
     """A pager at a point, with the runs of one point that each side has of it."""
 
     point: str
-    spec: str
-    label: str
+    pager: PagerInfo
     baseline: list[Result]
     new: list[Result]
+
+    @property
+    def spec(self) -> str:
+        """The pager's canonical spec."""
+        return self.pager.spec
+
+    @property
+    def label(self) -> str:
+        """What the pager is called."""
+        return self.pager.label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,25 +96,28 @@ class _Side:
                 self.points.setdefault(key, []).append(point)
                 self.options[key] = known
 
-    def rows(self, key: str) -> dict[tuple[str, str], list[Result]]:
-        """Return the runs of each (spec, label) that was measured or skipped at a point."""
-        rows: dict[tuple[str, str], list[Result]] = {}
+    def pagers(self, key: str) -> dict[tuple[str, str], tuple[PagerInfo, list[Result]]]:
+        """Return each pager that was measured or skipped at a point, with its runs.
+
+        By spec and label: with another provider of its exits it is another one.
+        """
+        found: dict[tuple[str, str], tuple[PagerInfo, list[Result]]] = {}
         for point in self.points.get(key, ()):
-            labels = dict(zip(point.pagers, point.labels, strict=False))
             for spec in dict.fromkeys(point.pagers):
-                rows.setdefault((spec, labels.get(spec, spec)), []).append(point)
-        return rows
+                pager = point.pager(spec)
+                found.setdefault((spec, pager.label), (pager, []))[1].append(point)
+        return found
 
 
 def match(
     baseline_runs: Sequence[Result], new_runs: Sequence[Result]
-) -> tuple[list[Row], list[Unmatched]]:
+) -> tuple[list[Pair], list[Unmatched]]:
     """Return the rows that both sides have, and what only one has."""
     baseline, new = _Side(baseline_runs, "the baseline"), _Side(new_runs, "the result")
     keys = list(dict.fromkeys((*baseline.points, *new.points)))
     options = {**baseline.options, **new.options}
     names = dict(zip(keys, point_names([options[key] for key in keys]), strict=True))
-    rows, unmatched = [], []
+    pairs, unmatched = [], []
     for key in keys:
         both = key in baseline.points and key in new.points
         if not both:
@@ -114,18 +127,20 @@ def match(
             reason = _nearest(here.options[key], there)
             unmatched.append(Unmatched(side=side, point=names[key], label="", reason=reason))
             continue
-        old_rows, new_rows = baseline.rows(key), new.rows(key)
-        for spec, label in dict.fromkeys((*old_rows, *new_rows)):
-            sides = old_rows.get((spec, label), []), new_rows.get((spec, label), [])
-            row = Row(names[key], spec, label, *sides)
-            without = _no_partner(row)
+        old, now = baseline.pagers(key), new.pagers(key)
+        for which, (pager, _) in {**old, **now}.items():
+            sides = [side[which][1] if which in side else [] for side in (old, now)]
+            pair = Pair(names[key], pager, *sides)
+            without = _no_partner(pair)
             if without is None:
-                rows.append(row)
+                pairs.append(pair)
             else:
                 unmatched.append(
-                    Unmatched(side=without[0], point=row.point, label=label, reason=without[1])
+                    Unmatched(
+                        side=without[0], point=pair.point, label=pair.label, reason=without[1]
+                    )
                 )
-    return rows, unmatched
+    return pairs, unmatched
 
 
 def _nearest(options: Mapping[str, object], there: _Side) -> str:
@@ -140,23 +155,23 @@ def _nearest(options: Mapping[str, object], there: _Side) -> str:
     return f"no such point in {there.what} (nearest: {shown})"
 
 
-def _no_partner(row: Row) -> tuple[str, str] | None:
-    """Return on which side a row stands alone, and why; None where both have it."""
+def _no_partner(pair: Pair) -> tuple[str, str] | None:
+    """Return on which side a pair stands alone, and why; None where both have it."""
     for here, there, side, what in (
-        (row.new, row.baseline, "new", "the baseline"),
-        (row.baseline, row.new, "baseline", "the result"),
+        (pair.new, pair.baseline, "new", "the baseline"),
+        (pair.baseline, pair.new, "baseline", "the result"),
     ):
         if not here:
             continue
         if not there:
             return side, f"not in {what}"
-        skips = [skip.reason for run in there for skip in run.skipped if skip.pager == row.spec]
+        skips = [skip.reason for run in there for skip in run.skipped if skip.pager == pair.spec]
         if skips:
             return side, f"skipped in {what}: {skips[0]}"
-        if what == "the baseline" and failures(there, row.spec):
+        if what == "the baseline" and failures(there, pair.spec):
             return side, f"failed in {what}"
-        if not failures(there, row.spec) and not any(
-            measured_trials(run, row.spec) for run in there
+        if not failures(there, pair.spec) and not any(
+            measured_trials(run, pair.spec) for run in there
         ):
             return side, f"has no measured round in {what}"
     return None
@@ -167,12 +182,12 @@ def failures(runs: Sequence[Result], spec: str) -> list[TrialResult]:
     return [t for run in runs for t in run.trials if t.pager == spec and t.status == FAILED]
 
 
-def row_cautions(row: Row) -> Iterator[Caution]:
+def pair_cautions(pair: Pair) -> Iterator[Caution]:
     """Yield what to know of an ``exit(sigbus)`` row: what it costs is the kernel's doing."""
-    if "(sigbus)" not in row.label:
+    if pair.pager.provider != "sigbus":
         return
-    forms = [{_exit_form(run, row.spec) for run in side} for side in (row.baseline, row.new)]
-    releases = [set(kernels(side)) for side in (row.baseline, row.new)]
+    forms = [{_exit_form(run, pair.spec) for run in side} for side in (pair.baseline, pair.new)]
+    releases = [set(kernels(side)) for side in (pair.baseline, pair.new)]
     if forms[0] != forms[1]:
         shown = [" and ".join(sorted(side)) for side in forms]
         yield Caution(

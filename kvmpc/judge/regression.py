@@ -22,71 +22,128 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import chain
 
 from kvmpc.caution import Caution
 from kvmpc.errors import MismatchError
-from kvmpc.judge.criteria import METRICS, Criteria, Metric
-from kvmpc.judge.matching import Row, Unmatched, check_hosts, failures, kernels, match, row_cautions
+from kvmpc.judge.criteria import Criteria, Judged
+from kvmpc.judge.matching import (
+    Pair,
+    Unmatched,
+    check_hosts,
+    failures,
+    kernels,
+    match,
+)
 from kvmpc.judge.resampling import change_interval, holm, permutation_p, sizes_needed, smallest_p
-from kvmpc.judge.rows import measured_trials, reference_pager
+from kvmpc.judge.rows import measured_trials, share_base
 from kvmpc.judge.summary import median
+from kvmpc.result.metrics import FAULT_P99, Metric
 from kvmpc.result.records import Result
 
-__all__ = ["BETTER", "FAILED_NOW", "SAME", "UNJUDGED", "WORSE", "Check", "Verdict", "check"]
-
-WORSE: Final = "worse"
-FAILED_NOW: Final = "failed"
-BETTER: Final = "better"
-SAME: Final = "same"
-UNJUDGED: Final = "unjudged"
-
-_ORDER: Final = (WORSE, FAILED_NOW, UNJUDGED, BETTER, SAME)
+__all__ = ["Check", "Compared", "FailedNow", "Numbers", "Status", "Unjudged", "Verdict", "check"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """One test: a metric of a pager at a point.
+class Status(StrEnum):
+    """What a check says of a row, in the order in which it is said."""
 
-    point: what it is called, empty where there is only one. metric: empty where the pager failed.
-    status: ``worse``, ``failed`` (the pager has failed trials now), ``unjudged``, ``better``,
-        ``same``.
-    baseline, new: medians, of ratios where normalised; change: new / baseline - 1, of the medians
-        of logarithms; change_low, change_high: its 95 % interval.
-    p: as tested; adjusted: for all tests of the family, to be compared with alpha.
-    baseline_n, new_n: rounds, or runs, on each side.
-    reason: why there is no number, or why it is unjudged.
-    cautions: what to know of this row.
-    """
-
-    point: str
-    pager: str
-    label: str
-    metric: str
-    status: str
-    limit: float
-    baseline: float | None = None
-    new: float | None = None
-    change: float | None = None
-    change_low: float | None = None
-    change_high: float | None = None
-    p: float | None = None
-    adjusted: float | None = None
-    baseline_n: int = 0
-    new_n: int = 0
-    reason: str | None = None
-    cautions: tuple[Caution, ...] = ()
+    WORSE = "worse"
+    FAILED = "failed"
+    UNJUDGED = "unjudged"
+    BETTER = "better"
+    SAME = "same"
 
     @property
     def red(self) -> bool:
         """Whether it turns the check red."""
-        return self.status in (WORSE, FAILED_NOW)
+        return self in (Status.WORSE, Status.FAILED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """A metric on both sides.
+
+    baseline, new: medians, of ratios where normalised; change: new / baseline - 1, of the medians
+        of logarithms; change_low, change_high: its 95 % interval.
+    baseline_n, new_n: rounds, or runs, on each side.
+    p: that it is not worse, p_better: that it is not better, each as tested alone.
+    """
+
+    baseline: float
+    new: float
+    change: float
+    change_low: float
+    change_high: float
+    baseline_n: int
+    new_n: int
+    p: float
+    p_better: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A metric of a pager at a point, judged; adjusted: its p for all tests of the family."""
+
+    pair: Pair
+    metric: str
+    limit: float
+    numbers: Numbers
+    adjusted: float
+    status: Status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unjudged:
+    """A metric of a pager at a point that was not judged, and why; numbers: what there is."""
+
+    pair: Pair
+    metric: str
+    limit: float
+    reason: str
+    numbers: Numbers | None = None
+
+    @property
+    def status(self) -> Status:
+        """Always `Status.UNJUDGED`."""
+        return Status.UNJUDGED
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedNow:
+    """A pager at a point with trials that fail now: none of its metrics has a number.
+
+    failed: how many of its `trials`; error: why the first one did.
+    """
+
+    pair: Pair
+    failed: int
+    trials: int
+    error: str | None
+
+    @property
+    def metric(self) -> str:
+        """Empty: it is said once, of all metrics."""
+        return ""
+
+    @property
+    def status(self) -> Status:
+        """Always `Status.FAILED`."""
+        return Status.FAILED
+
+    @property
+    def reason(self) -> str:
+        """How many failed, and why."""
+        return f"{self.failed} of {self.trials} trials failed: {self.error}"
+
+
+Verdict = Compared | Unjudged | FailedNow
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """All verdicts, those that turned red first; `unit` is what was permuted."""
+    """All verdicts, those that turned red first; `unit` is what was permuted: round or run."""
 
     criteria: Criteria
     verdicts: tuple[Verdict, ...]
@@ -96,9 +153,14 @@ class Check:
     baseline_kernels: tuple[str, ...]
     new_kernels: tuple[str, ...]
 
-    def having(self, status: str) -> list[Verdict]:
+    def having(self, status: Status) -> list[Verdict]:
         """Return the verdicts of a status."""
-        return [verdict for verdict in self.verdicts if verdict.status == status]
+        return [verdict for verdict in self.verdicts if verdict.status is status]
+
+    @property
+    def red(self) -> Status | None:
+        """The worst status that turned it red; None where nothing did."""
+        return next((verdict.status for verdict in self.verdicts if verdict.status.red), None)
 
 
 def check(
@@ -113,9 +175,9 @@ def check(
         raise MismatchError(["a side has no result"])
     cautions = check_hosts(baseline, new, criteria.allow_host)
     unit = "run" if len(baseline) > 1 or len(new) > 1 else "round"
-    rows, unmatched = match(baseline, new)
-    tests = [test for row in rows for test in _tests(row, criteria, by_run=unit == "run")]
-    if not tests:
+    pairs, unmatched = match(baseline, new)
+    found = [test for pair in pairs for test in _tests(pair, criteria, by_run=unit == "run")]
+    if not found:
         raise MismatchError(
             [
                 "nothing matches: " + ": ".join(filter(None, [each.point, each.label, each.reason]))
@@ -123,10 +185,12 @@ def check(
             ]
             or ["nothing matches: no row has a metric in common"]
         )
-    verdicts = _decide(tests, criteria, unit)
+    order = list(Status)
     return Check(
         criteria=criteria,
-        verdicts=tuple(sorted(verdicts, key=lambda verdict: _ORDER.index(verdict.status))),
+        verdicts=tuple(
+            sorted(_decide(found, criteria, unit), key=lambda verdict: order.index(verdict.status))
+        ),
         unmatched=tuple(unmatched),
         cautions=tuple(dict.fromkeys(cautions)),
         unit=unit,
@@ -135,66 +199,90 @@ def check(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Test:
-    """A verdict to be; p_worse and p_better are None where there was nothing to test."""
+    """A metric with numbers on both sides, which its family will judge."""
 
-    verdict: Verdict
-    p_worse: float | None = None
-    p_better: float | None = None
+    pair: Pair
+    judged: Judged
+    limit: float
+    numbers: Numbers
 
-
-def _tests(row: Row, criteria: Criteria, *, by_run: bool) -> Iterator[_Test]:
-    """Yield the tests of a row, not yet decided."""
-    failed = failures(row.new, row.spec)
-    cautions = tuple(row_cautions(row))
-    for metric, limit in criteria.judged.items():
-        verdict = Verdict(
-            point=row.point, pager=row.spec, label=row.label, metric=metric.name, status=UNJUDGED,
-            limit=limit, cautions=cautions,
+    def decided(self, alpha: float, worse: float, better: float) -> Compared:
+        """Return the verdict at `alpha`; worse, better: the adjusted p of either."""
+        change = -self.numbers.change * self.judged.metric.better
+        status = Status.SAME
+        if worse <= alpha and change > self.limit:
+            status = Status.WORSE
+        elif better <= alpha and -change > self.limit:
+            status = Status.BETTER
+        return Compared(
+            pair=self.pair, metric=self.judged.name, limit=self.limit, numbers=self.numbers,
+            adjusted=worse, status=status,
         )  # fmt: skip
-        if failed:
-            total = sum(t.pager == row.spec for run in row.new for t in run.trials)
-            reason = f"{len(failed)} of {total} trials failed: {failed[0].error}"
-            yield _Test(replace(verdict, status=FAILED_NOW, metric="", reason=reason))
-            return  # once a row: none of its metrics has a number
-        if criteria.normalise and reference_pager(row.new[0]) == row.spec:
-            continue  # it is the measure: always 1
-        try:
-            old, now = (
-                _values(side, row.spec, metric, normalise=criteria.normalise, by_run=by_run)
-                for side in (row.baseline, row.new)
-            )
-        except _NoMeasure as error:
-            yield _Test(replace(verdict, reason=f"cannot be normalised: {error}"))
-            continue
-        if old and now:
-            yield _compared(verdict, metric, old, now)
-        elif old or now:
-            where = "the result" if old else "the baseline"
-            yield _Test(replace(verdict, reason=f"not measured in {where}"))
+
+    def too_few(self, unit: str, level: float) -> Unjudged:
+        """Return the verdict where no outcome could have a p of `level`."""
+        old, now = self.numbers.baseline_n, self.numbers.new_n
+        reason = (
+            f"{now} {unit}{'' if now == 1 else 's'} against {old} could never turn red: the "
+            f"smallest p possible is {smallest_p(old, now):.2g}, and {level:.2g} is needed"
+        )
+        return Unjudged(
+            pair=self.pair, metric=self.judged.name, limit=self.limit, reason=reason,
+            numbers=self.numbers,
+        )  # fmt: skip
 
 
-class _NoMeasure(Exception):
-    """A run has nothing to normalise by."""
+def _tests(pair: Pair, criteria: Criteria, *, by_run: bool) -> Iterator[_Test | Verdict]:
+    """Yield what is to be tested of a pair, and verdicts where there is nothing to test."""
+    failed = failures(pair.new, pair.spec)
+    if failed:
+        trials = sum(trial.pager == pair.spec for run in pair.new for trial in run.trials)
+        yield FailedNow(pair=pair, failed=len(failed), trials=trials, error=failed[0].error)
+        return
+    if criteria.normalise and share_base(pair.new[0]) == pair.spec:
+        return  # it is the measure: always 1
+    for judged, limit in criteria.judged.items():
+        sides = [
+            [run for run in runs if _may_have(run, judged.metric)]
+            for runs in (pair.baseline, pair.new)
+        ]
+        problems = map(_not_normalised, chain(*sides)) if criteria.normalise else ()
+        problem = next(filter(None, problems), None)
+        old, now = (
+            _values(runs, pair.spec, judged.metric.key, criteria.normalise, by_run)
+            for runs in sides
+        )
+        if not problem and old and now:
+            yield _Test(pair, judged, limit, _numbers(old, now, judged.metric.better))
+        elif problem or old or now:
+            reason = problem or f"not measured in {'the result' if old else 'the baseline'}"
+            yield Unjudged(pair=pair, metric=judged.name, limit=limit, reason=reason)
+
+
+def _may_have(run: Result, metric: Metric) -> bool:
+    """Return whether a run can have a metric: with overlap, most touches are no faults."""
+    return not (metric is FAULT_P99 and run.overlap)
+
+
+def _not_normalised(run: Result) -> str | None:
+    """Return why a run has nothing to normalise by; None where it has."""
+    to = share_base(run)
+    if to is None:
+        return "cannot be normalised: no pager in the run that does not fetch"
+    return f"cannot be normalised: {to} failed" if failures([run], to) else None
 
 
 def _values(
-    runs: Sequence[Result], spec: str, metric: Metric, *, normalise: bool, by_run: bool
+    runs: Sequence[Result], spec: str, key: str, normalise: bool, by_run: bool
 ) -> list[float]:
     """Return the logarithms of a metric: one a round, in order, or one a run."""
     found: list[float] = []
     for run in runs:
-        if metric.name == "p99" and run.options.get("overlap"):
-            continue  # most touches are no faults
-        values = _by_round(run, spec, metric.key)
+        values = _by_round(run, spec, key)
         if normalise:
-            to = reference_pager(run)
-            if to is None:
-                raise _NoMeasure("no pager in the run that does not fetch")
-            if failures([run], to):
-                raise _NoMeasure(f"{to} failed")
-            whole = _by_round(run, to, metric.key)
+            whole = _by_round(run, share_base(run), key)
             values = {n: value - whole[n] for n, value in values.items() if n in whole}
         rounds = [values[number] for number in sorted(values)]
         middle = median(rounds)
@@ -203,92 +291,72 @@ def _values(
     return found
 
 
-def _by_round(run: Result, spec: str, key: str) -> dict[int, float]:
+def _by_round(run: Result, spec: str | None, key: str) -> dict[int, float]:
     return {
         trial.round: math.log(trial.metrics[key])
-        for trial in measured_trials(run, spec)
+        for trial in (measured_trials(run, spec) if spec else ())
         if trial.metrics.get(key, 0) > 0
     }
 
 
-def _compared(verdict: Verdict, metric: Metric, old: list[float], now: list[float]) -> _Test:
-    before, after = median(old), median(now)
-    if before is None or after is None:
-        raise ValueError("a side without values cannot be compared")
+def _numbers(old: list[float], now: list[float], better: int) -> Numbers:
+    """Return what logarithms of both sides say; better: +1 where more is better, else -1."""
+    before, after = median(old) or 0.0, median(now) or 0.0
     low, high = change_interval(old, now)
-    measured = replace(
-        verdict,
-        status=SAME,
-        baseline=math.exp(before),
-        new=math.exp(after),
-        change=math.expm1(after - before),
-        change_low=math.expm1(low),
-        change_high=math.expm1(high),
-        baseline_n=len(old),
-        new_n=len(now),
-    )
-    worse, better = (
+    worse_p, better_p = (
         permutation_p([v * sign for v in old], [v * sign for v in now])
-        for sign in (metric.worse, -metric.worse)
+        for sign in (-better, better)
     )
-    return _Test(replace(measured, p=worse), worse, better)
+    return Numbers(
+        baseline=math.exp(before), new=math.exp(after),
+        change=math.expm1(after - before), change_low=math.expm1(low),
+        change_high=math.expm1(high), baseline_n=len(old), new_n=len(now),
+        p=worse_p, p_better=better_p,
+    )  # fmt: skip
 
 
-def _decide(tests: Sequence[_Test], criteria: Criteria, unit: str) -> list[Verdict]:
-    """Adjust every p for its family, and say what each row is.
+def _decide(found: Sequence[_Test | Verdict], criteria: Criteria, unit: str) -> list[Verdict]:
+    """Return a verdict for all that was found, in its order.
 
     Raises: MismatchError where all tests have too few rounds.
     """
-    families: dict[str, list[int]] = {}
-    for index, test in enumerate(tests):
-        if test.p_worse is not None:
-            own = test.verdict.metric if test.verdict.metric in criteria.alphas else ""
-            families.setdefault(own, []).append(index)
-    decided = [test.verdict for test in tests]
-    needed = 0
-    for family, members in families.items():
-        alpha = criteria.alphas.get(family, criteria.alpha)
-        level = alpha / len(members)
-        seeing = []
-        for index in members:
-            verdict = decided[index]
-            if smallest_p(verdict.baseline_n, verdict.new_n) <= level:
-                seeing.append(index)
-                continue
-            needed = max(needed, sizes_needed(level))
-            decided[index] = replace(
-                verdict, status=UNJUDGED, reason=_too_few(verdict, unit, level)
-            )
-        worse = holm([tests[index].p_worse or 0.0 for index in seeing])
-        better = holm([tests[index].p_better or 0.0 for index in seeing])
-        for index, bad, good in zip(seeing, worse, better, strict=True):
-            decided[index] = _judge(decided[index], alpha, bad, good)
-    blind = [verdict for verdict in decided if verdict.status == UNJUDGED and verdict.p is not None]
-    if blind and len(blind) == sum(map(len, families.values())):
-        if any(verdict.status == FAILED_NOW for verdict in decided):
-            return decided
+    families: dict[str, list[_Test]] = {}
+    for test in found:
+        if isinstance(test, _Test):
+            name = test.judged.name
+            families.setdefault(name if name in criteria.alphas else "", []).append(test)
+    alphas = {name: criteria.alphas.get(name, criteria.alpha) for name in families}
+    decided: dict[_Test, Compared | Unjudged] = {}
+    for name, family in families.items():
+        decided |= _decide_family(family, alphas[name], unit)
+    verdicts = [decided[test] if isinstance(test, _Test) else test for test in found]
+    blind = [each for each in verdicts if isinstance(each, Unjudged) and each.numbers]
+    failed = any(isinstance(each, FailedNow) for each in verdicts)
+    if blind and len(blind) == len(decided) and not failed:
+        needed = max(sizes_needed(alphas[name] / len(family)) for name, family in families.items())
         option = "" if unit == "run" else f" (--rounds {needed})"
         raise MismatchError(
-            [str(blind[0].reason)],
+            [blind[0].reason],
             f"measure {needed} {unit}s or more on each side{option}, judge fewer rows, or raise "
             "--alpha",
         )
+    return verdicts
+
+
+def _decide_family(
+    family: Sequence[_Test], alpha: float, unit: str
+) -> dict[_Test, Compared | Unjudged]:
+    """Return the verdict of each test of a family, whose p are adjusted for each other."""
+    level = alpha / len(family)
+    decided: dict[_Test, Compared | Unjudged] = {}
+    seeing: list[_Test] = []
+    for test in family:
+        if smallest_p(test.numbers.baseline_n, test.numbers.new_n) <= level:
+            seeing.append(test)
+        else:
+            decided[test] = test.too_few(unit, level)
+    worse = holm([test.numbers.p for test in seeing])
+    better = holm([test.numbers.p_better for test in seeing])
+    for test, bad, good in zip(seeing, worse, better, strict=True):
+        decided[test] = test.decided(alpha, bad, good)
     return decided
-
-
-def _judge(verdict: Verdict, alpha: float, bad: float, good: float) -> Verdict:
-    change = (verdict.change or 0) * METRICS[verdict.metric].worse
-    status = SAME
-    if bad <= alpha and change > verdict.limit:
-        status = WORSE
-    elif good <= alpha and -change > verdict.limit:
-        status = BETTER
-    return replace(verdict, status=status, adjusted=bad)
-
-
-def _too_few(verdict: Verdict, unit: str, level: float) -> str:
-    old, now = verdict.baseline_n, verdict.new_n
-    return (
-        f"{now} {unit}{'' if now == 1 else 's'} against {old} could never turn red: the smallest "
-        f"p possible is {smallest_p(old, now):.2g}, and {level:.2g} is needed"
-    )

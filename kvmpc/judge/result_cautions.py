@@ -15,10 +15,11 @@ from kvmpc.caution import Caution
 from kvmpc.judge.resampling import permutation_p
 from kvmpc.judge.rows import usable_trials, values_of
 from kvmpc.judge.summary import median
-from kvmpc.result.points import point_names, points_of
+from kvmpc.result.metrics import RATE
+from kvmpc.result.points import named_points
 from kvmpc.result.records import Result
 
-__all__ = ["FEWEST_ROUNDS", "doubts", "row_doubts", "run_doubts", "variation"]
+__all__ = ["FEWEST_ROUNDS", "cautions_of_result", "variation"]
 
 FEWEST_ROUNDS: Final = 3
 """With fewer, nothing tells a steady pager from one that met a quiet moment."""
@@ -30,20 +31,17 @@ _MOST_OTHER: Final = 0.05
 _MOST_STOLEN: Final = 0.02
 
 
-def doubts(result: Result) -> list[Caution]:
+def cautions_of_result(result: Result) -> list[Caution]:
     """Return all cautions about `result`, the run's first; a row's text begins with its name.
 
     What is wrong with several rows is said once, of the worst, with how many they are.
     """
-    found = list(run_doubts(result))
-    points = points_of(result)
-    names = point_names([point.options for point in points])
+    found = list(_of_run(result))
     alike: dict[str, list[tuple[float, str, Caution]]] = {}
-    for name, point in zip(names, points, strict=True):
-        labels = dict(zip(point.pagers, point.labels, strict=False))
+    for name, point in named_points(result):
         for spec in dict.fromkeys(point.pagers):
-            where = ": ".join(filter(None, [name, labels.get(spec, spec)]))
-            for size, caution in row_doubts(point, spec):
+            where = ": ".join(filter(None, [name, point.pager(spec).label]))
+            for size, caution in _of_row(point, spec):
                 alike.setdefault(caution.code, []).append((size, where, caution))
     for rows in alike.values():
         _, where, caution = max(rows, key=lambda row: row[0])
@@ -52,9 +50,9 @@ def doubts(result: Result) -> list[Caution]:
     return found
 
 
-def run_doubts(result: Result) -> Iterator[Caution]:
+def _of_run(result: Result) -> Iterator[Caution]:
     """Yield what weakens the whole run: too few rounds, and what else the host did meanwhile."""
-    rounds = len({trial.round for trial in result.trials if trial.round > 0})
+    rounds = result.measured_rounds
     if result.finished and 0 < rounds < FEWEST_ROUNDS:
         yield Caution(
             "few-rounds",
@@ -65,9 +63,9 @@ def run_doubts(result: Result) -> Iterator[Caution]:
     yield from _meanwhile(result.during or {})
 
 
-def row_doubts(point: Result, spec: str) -> Iterator[tuple[float, Caution]]:
+def _of_row(point: Result, spec: str) -> Iterator[tuple[float, Caution]]:
     """Yield what weakens the row of `spec` in a result of one point, each with how much."""
-    rates = values_of(usable_trials(point, spec), "pages_per_s")
+    rates = values_of(usable_trials(point, spec), RATE.key)
     spread = variation(rates)
     if spread is not None and spread > _MOST_VARIATION:
         yield (

@@ -9,21 +9,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 
 from kvmpc.judge.summary import Summary, median, summarise, summarise_ratios
-from kvmpc.result.records import FAILED, OK, Profile, Result, TrialResult
+from kvmpc.result.metrics import CPU, FAULT_P50, FAULT_P99, MIB_RATE, RATE
+from kvmpc.result.pager_info import PagerInfo
+from kvmpc.result.records import FAILED, OK, Profile, Result, Role, TrialResult
 
 __all__ = [
+    "Outcome",
     "Row",
-    "baseline_pager",
     "compare_rows",
     "measured_trials",
     "paired_ratios",
-    "reference_pager",
+    "ratio_base",
+    "share_base",
     "usable_profiles",
     "usable_trials",
     "values_of",
 ]
+
+
+class Outcome(StrEnum):
+    """What became of a pager; measured, it is how far its pages were verified."""
+
+    YES = "yes"
+    ZEROS = "zeros"
+    NO = "no"
+    FAILED = "FAILED"
+    SKIPPED = "skipped"
+    ABSENT = "-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +49,7 @@ class Row:
     the others may have got wrong unseen.
 
     ok_trials: verified, measured trials; failed_trials: failed ones, warm-ups included.
-    errors: why they failed, without repetitions.
+    errors: why they failed, without repetitions. skips: why the host could not run it.
     pages_per_s, mib_per_s, cpu_s_per_gib: medians over rounds; rate: pages_per_s with its interval.
     ratio: rate over the rate of the first pager that fetches, per round.
     share_of_none: median of the rate over the rate of the first pager that does not fetch.
@@ -42,11 +57,11 @@ class Row:
     verified: what was verified in every trial; None if anything was not.
     """
 
-    spec: str
-    label: str
+    pager: PagerInfo
     ok_trials: int
     failed_trials: int
     errors: tuple[str, ...]
+    skips: tuple[str, ...]
     rate: Summary | None
     mib_per_s: float | None
     ratio: Summary | None
@@ -57,9 +72,28 @@ class Row:
     verified: str | None
 
     @property
+    def spec(self) -> str:
+        """The pager's canonical spec."""
+        return self.pager.spec
+
+    @property
+    def label(self) -> str:
+        """What the pager is called."""
+        return self.pager.label
+
+    @property
     def failed(self) -> bool:
         """Whether any trial of this pager failed."""
         return self.failed_trials > 0
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of it: the least that holds for all its trials."""
+        if self.failed:
+            return Outcome.FAILED
+        if not self.ok_trials:
+            return Outcome.SKIPPED if self.skips else Outcome.ABSENT
+        return Outcome(self.verified) if self.verified in ("yes", "zeros") else Outcome.NO
 
     @property
     def pages_per_s(self) -> float | None:
@@ -72,7 +106,7 @@ def measured_trials(result: Result, spec: str) -> list[TrialResult]:
     return [
         trial
         for trial in result.trials
-        if trial.pager == spec and trial.round > 0 and trial.status == OK
+        if trial.pager == spec and trial.role is Role.MEASURED and trial.status == OK
     ]
 
 
@@ -97,11 +131,11 @@ def _failed(result: Result, spec: str) -> list[TrialResult]:
 
 
 def paired_ratios(
-    result: Result, numerator_spec: str, denominator_spec: str, metric: str
+    result: Result, numerator_spec: str, denominator_spec: str, key: str
 ) -> list[float]:
-    """Return `metric` of one pager over that of another, for each round that measured both."""
-    numerators = _by_round(result, numerator_spec, metric)
-    denominators = _by_round(result, denominator_spec, metric)
+    """Return the metric `key` of one pager over another's, for each round that measured both."""
+    numerators = _by_round(result, numerator_spec, key)
+    denominators = _by_round(result, denominator_spec, key)
     return [
         numerators[number] / denominators[number]
         for number in sorted(numerators.keys() & denominators.keys())
@@ -109,12 +143,12 @@ def paired_ratios(
     ]
 
 
-def baseline_pager(result: Result) -> str | None:
+def ratio_base(result: Result) -> str | None:
     """Return the first pager in the order given that fetches: the 1.00 of every ratio."""
     return _first(result, fetches=True)
 
 
-def reference_pager(result: Result) -> str | None:
+def share_base(result: Result) -> str | None:
     """Return the first pager in the order given that does not fetch: the whole of every share."""
     return _first(result, fetches=False)
 
@@ -122,59 +156,59 @@ def reference_pager(result: Result) -> str | None:
 def compare_rows(result: Result) -> list[Row]:
     """Return a row for each pager, in the order given, also for one that has no trial yet."""
     failed = {trial.pager for trial in result.trials if trial.status == FAILED}
-    baseline, reference = baseline_pager(result), reference_pager(result)
+    ratio_to, share_of = ratio_base(result), share_base(result)
     return [
         _row(
             result,
             spec,
-            baseline=None if baseline in failed else baseline,
-            reference=None if reference in failed else reference,
+            ratio_to=None if ratio_to in failed else ratio_to,
+            share_of=None if share_of in failed else share_of,
         )
         for spec in dict.fromkeys(result.pagers)
     ]
 
 
-def _row(result: Result, spec: str, *, baseline: str | None, reference: str | None) -> Row:
+def _row(result: Result, spec: str, *, ratio_to: str | None, share_of: str | None) -> Row:
     failed = _failed(result, spec)
     usable = usable_trials(result, spec)
     # All vCPUs race for the same pages: most touches are no faults, their times no fault times.
-    faults = [] if result.options.get("overlap") else usable
+    faults = [] if result.overlap else usable
 
     def ratios(to: str | None) -> list[float]:
-        return paired_ratios(result, spec, to, "pages_per_s") if usable and to else []
+        return paired_ratios(result, spec, to, RATE.key) if usable and to else []
 
-    share = summarise_ratios(ratios(reference))
+    share = summarise_ratios(ratios(share_of))
     verified = {trial.verified for trial in usable}
     return Row(
-        spec=spec,
-        label=dict(zip(result.pagers, result.labels, strict=False)).get(spec, spec),
+        pager=result.pager(spec),
         ok_trials=len(measured_trials(result, spec)),
         failed_trials=len(failed),
         errors=tuple(dict.fromkeys(trial.error or "" for trial in failed)),
-        rate=summarise(values_of(usable, "pages_per_s")),
-        mib_per_s=median(values_of(usable, "mib_per_s")),
-        ratio=summarise_ratios(ratios(baseline)),
+        skips=tuple(skip.reason for skip in result.skipped if skip.pager == spec),
+        rate=summarise(values_of(usable, RATE.key)),
+        mib_per_s=median(values_of(usable, MIB_RATE.key)),
+        ratio=summarise_ratios(ratios(ratio_to)),
         share_of_none=share.median if share else None,
-        fault_p50_ns=median(values_of(faults, "fault_p50_ns")),
-        fault_p99_ns=median(values_of(faults, "fault_p99_ns")),
-        cpu_s_per_gib=median(values_of(usable, "cpu_s_per_gib")),
+        fault_p50_ns=median(values_of(faults, FAULT_P50.key)),
+        fault_p99_ns=median(values_of(faults, FAULT_P99.key)),
+        cpu_s_per_gib=median(values_of(usable, CPU.key)),
         verified=verified.pop() if len(verified) == 1 else None,
     )
 
 
 def _first(result: Result, *, fetches: bool) -> str | None:
-    known = {trial.pager for trial in result.trials if trial.fetches == fetches}
-    return next((spec for spec in result.pagers if spec in known), None)
+    tried = {trial.pager for trial in result.trials if trial.fetches == fetches}
+    return next((spec for spec in result.pagers if spec in tried), None)
 
 
-def _by_round(result: Result, spec: str, metric: str) -> dict[int, float]:
+def _by_round(result: Result, spec: str, key: str) -> dict[int, float]:
     return {
-        trial.round: trial.metrics[metric]
+        trial.round: trial.metrics[key]
         for trial in measured_trials(result, spec)
-        if metric in trial.metrics
+        if key in trial.metrics
     }
 
 
-def values_of(trials: Iterable[TrialResult], metric: str) -> list[float]:
-    """Return `metric` of each trial that has it, in their order."""
-    return [trial.metrics[metric] for trial in trials if metric in trial.metrics]
+def values_of(trials: Iterable[TrialResult], key: str) -> list[float]:
+    """Return the metric `key` of each trial that has it, in their order."""
+    return [trial.metrics[key] for trial in trials if key in trial.metrics]

@@ -1,10 +1,12 @@
 """Whether two results come from hosts whose numbers may be compared, fact by fact.
 
-Two lists. `IDENTITY`: what changes speeds and is not the kernel's doing, so that a difference in it
-would be taken for the kernel's: the processor, how much of it may be used, the memory, the kind of
-second-level paging, and what an operator sets. Those are refused. `REMARKS`: what may well differ
-because the kernel does (its release, its mitigations, its defaults), or seldom matters; those are
-only told. Knows facts as `kvmpc.host.collect` returns them, and nothing of this host.
+Three lists. `ONE_RUN`: what must be the same all through one result, whose rounds are taken to be
+of one host and one kernel. `IDENTITY`: what changes speeds and is not the kernel's doing, so that a
+difference in it would be taken for the kernel's: the processor, how much of it may be used, the
+memory, the kind of second-level paging, and what an operator sets. Those are refused. `REMARKS`:
+what may well differ because the kernel does (its release, its mitigations, its defaults), or seldom
+matters; those are only told. Knows facts as `kvmpc.host.facts.collect` returns them, and nothing of
+this host.
 """
 
 from __future__ import annotations
@@ -15,12 +17,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from kvmpc.caution import Caution
+from kvmpc.result.facts import Facts
 from kvmpc.result.records import Result
 from kvmpc.units import GIB
 
-__all__ = ["IDENTITY", "HostDifference", "differences", "kernel_release", "remarks"]
-
-_Facts = Mapping[str, object]
+__all__ = [
+    "IDENTITY",
+    "ONE_RUN",
+    "REMARKS",
+    "HostDifference",
+    "differences",
+    "kernel_release",
+    "remarks",
+]
 
 _SAME_MEMORY: Final = 0.10
 """Firmware and the kernel's own reservations move MemTotal by a few per cent."""
@@ -38,33 +47,27 @@ class HostDifference:
         return f"{self.field}: {self.new} against {self.baseline} in the baseline"
 
 
-def _fact(facts: _Facts, path: str) -> object:
-    found: object = facts
-    for name in path.split("."):
-        if not isinstance(found, Mapping):
-            return None
-        found = found.get(name)
-    return found
+_Reader = Callable[[Facts], object]
 
 
-def _plain(path: str) -> Callable[[_Facts], object]:
-    return lambda facts: _fact(facts, path)
+def _plain(path: str) -> _Reader:
+    return lambda facts: facts.get(path)
 
 
-def _memory(facts: _Facts) -> object:
-    total = _fact(facts, "memory.total_bytes")
-    return f"{total / GIB:.1f} GiB" if isinstance(total, int | float) else None
+def _memory(facts: Facts) -> object:
+    total = facts.number("memory.total_bytes")
+    return None if total is None else f"{total / GIB:.1f} GiB"
 
 
-def _governors(facts: _Facts) -> object:
-    found = _fact(facts, "frequency.governors")
-    return ", ".join(map(str, found)) if isinstance(found, list) else None
+def _governors(facts: Facts) -> object:
+    found = facts.items("frequency.governors")
+    return None if found is None else ", ".join(map(str, found))
 
 
-def _idle_states(facts: _Facts) -> object:
+def _idle_states(facts: Facts) -> object:
     """Return the idle states in use: they punish only what sleeps, which decides comparisons."""
-    states = _fact(facts, "cpuidle.states")
-    if not isinstance(states, list):
+    states = facts.items("cpuidle.states")
+    if states is None:
         return None
     names = [
         str(state.get("name"))
@@ -74,23 +77,24 @@ def _idle_states(facts: _Facts) -> object:
     return " ".join(names)
 
 
-def _mitigations(facts: _Facts) -> object:
+def _mitigations(facts: Facts) -> object:
     """Return what the command line asks for: what a kernel makes of it is the kernel's doing."""
-    line = _fact(facts, "kernel.cmdline")
-    if not isinstance(line, str):
+    line = facts.text("kernel.cmdline")
+    if line is None:
         return None
     asked = re.findall(r"(?:^|\s)mitigations=(\S+)", line)
     return asked[-1] if asked else "auto"
 
 
-def _mitigated(facts: _Facts) -> object:
-    found = _fact(facts, "vulnerabilities")
-    if not isinstance(found, Mapping):
-        return None
-    return "; ".join(f"{name}: {text}" for name, text in sorted(found.items()))
+def _mitigated(facts: Facts) -> object:
+    found = facts.group("vulnerabilities")
+    return "; ".join(f"{name}: {text}" for name, text in sorted(found.items())) or None
 
 
-IDENTITY: Final[Mapping[str, Callable[[_Facts], object]]] = {
+ONE_RUN: Final = ("hostname", "kernel.release", "cpu.model", "cpu.allowed")
+"""Facts that must not change within one result."""
+
+IDENTITY: Final[Mapping[str, _Reader]] = {
     "cpu.model": _plain("cpu.model"),
     "cpu.allowed_count": _plain("cpu.allowed_count"),
     "cpu.threads_per_core": _plain("cpu.threads_per_core"),
@@ -111,7 +115,7 @@ IDENTITY: Final[Mapping[str, Callable[[_Facts], object]]] = {
 }
 """Facts that must be the same, by the name that ``--allow-host`` takes."""
 
-REMARKS: Final[Mapping[str, Callable[[_Facts], object]]] = {
+REMARKS: Final[Mapping[str, _Reader]] = {
     "hostname": _plain("hostname"),
     "cpu.microcode": _plain("cpu.microcode"),
     "cpu.clocksource": _plain("cpu.clocksource"),
@@ -123,12 +127,13 @@ REMARKS: Final[Mapping[str, Callable[[_Facts], object]]] = {
 }
 
 
-def differences(baseline: _Facts, new: _Facts) -> list[HostDifference]:
+def differences(baseline: Mapping[str, object], new: Mapping[str, object]) -> list[HostDifference]:
     """Return each fact of `IDENTITY` in which the hosts differ; unknown on one side differs."""
+    sides = Facts(baseline), Facts(new)
     found = []
     for field, read in IDENTITY.items():
-        one, other = read(baseline), read(new)
-        if one != other and not (field == "memory.total" and _alike(baseline, new)):
+        one, other = map(read, sides)
+        if one != other and not (field == "memory.total" and _alike(*sides)):
             found.append(HostDifference(field, _shown(one), _shown(other)))
     return found
 
@@ -146,7 +151,7 @@ def remarks(baseline: Result, new: Result) -> list[Caution]:
             )
         )
     for field, read in REMARKS.items():
-        one, other = read(baseline.host), read(new.host)
+        one, other = (read(Facts(result.host)) for result in (baseline, new))
         if one == other:
             continue
         if field == "vulnerabilities":
@@ -159,13 +164,12 @@ def remarks(baseline: Result, new: Result) -> list[Caution]:
 
 def kernel_release(result: Result) -> str | None:
     """Return the kernel it was measured on."""
-    found = _fact(result.host, "kernel.release")
-    return found if isinstance(found, str) else None
+    return Facts(result.host).text("kernel.release")
 
 
-def _alike(baseline: _Facts, new: _Facts) -> bool:
-    one, other = (_fact(facts, "memory.total_bytes") for facts in (baseline, new))
-    if not isinstance(one, int | float) or not isinstance(other, int | float):
+def _alike(baseline: Facts, new: Facts) -> bool:
+    one, other = (facts.number("memory.total_bytes") for facts in (baseline, new))
+    if one is None or other is None:
         return False
     return abs(one - other) <= _SAME_MEMORY * max(abs(one), abs(other))
 

@@ -133,14 +133,18 @@ class Pager:
     @property
     def spec(self) -> str:
         """The canonical spec: keys in a fixed order, defaults left out."""
-        texts = {key: rule.write(getattr(self, key)) for key, rule in self.keys.items()}
-        written = [f"{k}={text}" for k, text in texts.items() if text != self.keys[k].default]
+        written = [f"{k}={text}" for k, text in self.values.items() if text != self.keys[k].default]
         return ",".join([self.name, *written])
 
     @property
     def label(self) -> str:
         """What tables call it; can be given as a spec as well."""
         return self.spec
+
+    @property
+    def values(self) -> dict[str, str]:
+        """Every key with its value as a spec has it, those at their default as well."""
+        return {key: rule.write(getattr(self, key)) for key, rule in self.keys.items()}
 
     def check(self, work: Work) -> None:
         """Refuse what cannot be measured on this work. Raises: UsageError."""

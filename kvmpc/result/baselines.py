@@ -18,8 +18,9 @@ from typing import Final
 
 from kvmpc.errors import KernelError, ResultFileError, UsageError
 from kvmpc.result.document import check_version, from_document, load_document, to_json
+from kvmpc.result.facts import Facts
 from kvmpc.result.files import replace_file
-from kvmpc.result.records import OK, Result
+from kvmpc.result.records import OK, Result, Role
 
 __all__ = ["Listed", "folder", "listed", "load_against", "remove", "save"]
 
@@ -58,7 +59,7 @@ def save(name: str, results: Sequence[Result], *, force: bool = False) -> Path:
     """
     path = _path(name)
     for result in results:
-        if not any(trial.round > 0 and trial.status == OK for trial in result.trials):
+        if not any(trial.role is Role.MEASURED and trial.status == OK for trial in result.trials):
             raise UsageError("baseline", name, "a result with measured rounds that did not fail")
     head = {
         "schema": SCHEMA,
@@ -163,5 +164,4 @@ def _results(document: object, path: str) -> list[Result]:
 
 
 def _kernel(result: Result) -> str:
-    kernel = result.host.get("kernel")
-    return str(kernel.get("release", "unknown")) if isinstance(kernel, Mapping) else "unknown"
+    return str(Facts(result.host).get("kernel.release") or "unknown")

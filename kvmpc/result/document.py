@@ -19,6 +19,7 @@ from typing import Any, Final, NoReturn
 
 from kvmpc.caution import Caution
 from kvmpc.errors import ResultFileError, describe_errno
+from kvmpc.result.pager_info import PagerInfo
 from kvmpc.result.records import Point, Profile, Result, Skip, TrialResult
 from kvmpc.result.schema import Mismatch, reader, shown
 
@@ -63,6 +64,8 @@ def json_parts(result: Result) -> tuple[str, list[str], str]:
     """
     document = {"schema": SCHEMA, "version": VERSION, **vars(result)}
     trials = [trial_json(trial) for trial in document.pop("trials")]
+    if not result.pager_infos:
+        del document["pager_infos"]  # as it was read: a document that is older does not have it
     lines = {key: f"{json.dumps(key)}: {_dump(value)}" for key, value in document.items()}
     tail = "".join(f",\n{lines.pop(key)}" for key in _TAIL)
     head = "{\n" + ",\n".join(lines.values()) + ',\n"trials": ['
@@ -102,7 +105,7 @@ def _dump(value: object) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, Caution | Point | Profile | Skip):
+    if isinstance(value, Caution | PagerInfo | Point | Profile | Skip):
         return vars(value)
     raise TypeError(f"{value!r} has no place in a result")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["Histogram", "bucket_bounds", "cycles_to_ns", "percentile_bounds", "quantile_cycles"]
+__all__ = ["Histogram", "bucket_bounds", "cycles_to_ns", "quantile_cycles"]
 
 
 def bucket_bounds(bucket: int) -> tuple[int, int]:
@@ -23,32 +23,19 @@ def cycles_to_ns(cycles: float, tsc_khz: float) -> float:
     return cycles * 1e6 / tsc_khz
 
 
-def percentile_bounds(histogram: Histogram, quantile: float) -> tuple[int, int] | None:
-    """Return lowest and highest cycle count of the bucket that holds the `quantile` (nearest rank).
-
-    None where the histogram is empty.
-    """
-    total = sum(touches for _, _, touches in histogram)
-    if total <= 0:
-        return None
-    # In whole numbers: 0.07 * 100 is 7.000000000000001, whose ceiling is one rank too far.
-    rank = max(1, -(-round(quantile * 10**6) * total // 10**6))
-    for lowest, highest, touches in histogram:
-        rank -= touches
-        if rank <= 0:
-            return lowest, highest
-    return None
-
-
 def quantile_cycles(histogram: Histogram, quantile: float) -> float:
-    """Return the midpoint of the bucket that holds the `quantile`.
+    """Return the midpoint of the bucket that holds the `quantile` (nearest rank), in cycles.
 
     A bucket is at most 1/16 of its lowest value wide, so the midpoint is off by at most 1/32 to
     either side; the upper end would be off by up to 1/16, and always upwards.
 
     Raises: ValueError where the histogram is empty.
     """
-    bounds = percentile_bounds(histogram, quantile)
-    if bounds is None:
-        raise ValueError("an empty histogram has no quantiles")
-    return (bounds[0] + bounds[1]) / 2
+    total = sum(touches for _, _, touches in histogram)
+    # In whole numbers: 0.07 * 100 is 7.000000000000001, whose ceiling is one rank too far.
+    rank = max(1, -(-round(quantile * 10**6) * total // 10**6))
+    for lowest, highest, touches in histogram:
+        rank -= touches
+        if rank <= 0:
+            return (lowest + highest) / 2
+    raise ValueError("an empty histogram has no quantiles")

@@ -16,7 +16,15 @@ from kvmpc.result.records import Result
 from kvmpc.units import format_bytes, format_ns
 from kvmpc.work.work import Work
 
-__all__ = ["HOW_OFTEN", "differing_options", "identity", "point_names", "shown_option"]
+__all__ = [
+    "HOW_OFTEN",
+    "differing_options",
+    "identity",
+    "named_points",
+    "point_names",
+    "points_of",
+    "shown_option",
+]
 
 HOW_OFTEN: Final = ("rounds", "warmup", "watchdog_s", "profile")
 """Options of a run that do not change what a trial works on."""
@@ -94,17 +102,22 @@ def shown_option(name: str, value: object) -> str:
     return f"{name}={value if isinstance(value, str | int | float) else json.dumps(value)}"
 
 
+def named_points(result: Result) -> list[tuple[str, Result]]:
+    """Return each point of `result` as a result of its own, with its name among them."""
+    points = points_of(result)
+    return list(zip(point_names([point.options for point in points]), points, strict=True))
+
+
 def points_of(result: Result) -> list[Result]:
     """Return `result` taken apart: one result of a single point for each point, in order."""
     if not result.points:
         return [result]
-    labels = dict(zip(result.pagers, result.labels, strict=False))
     return [
         replace(
             result,
             options={**result.options, **point.options},
             pagers=point.pagers,
-            labels=tuple(labels.get(pager, pager) for pager in point.pagers),
+            labels=tuple(result.pager(pager).label for pager in point.pagers),
             points=(),
             trials=tuple(replace(t, point=0) for t in result.trials if t.point == index),
             skipped=tuple(replace(s, point=0) for s in result.skipped if s.point == index),

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final
 
 from kvmpc.caution import Caution
+from kvmpc.result.pager_info import PagerInfo, pager_of_spelling
 
 __all__ = [
     "FAILED",
@@ -19,6 +21,7 @@ __all__ = [
     "Point",
     "Profile",
     "Result",
+    "Role",
     "Skip",
     "TrialResult",
 ]
@@ -29,6 +32,14 @@ FAILED: Final = "failed"
 
 PROFILED: Final = -1
 """The round of a trial that was profiled: it gives no rate."""
+
+
+class Role(Enum):
+    """What a trial is for. Only a measured one is part of a rate."""
+
+    WARMUP = "warmup"
+    MEASURED = "measured"
+    PROFILED = "profiled"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +127,13 @@ class TrialResult:
         if (self.status == FAILED) != (self.error is not None):
             raise ValueError(f"status {self.status!r} does not go with error {self.error!r}")
 
+    @property
+    def role(self) -> Role:
+        """What its round makes it."""
+        if self.round > 0:
+            return Role.MEASURED
+        return Role.PROFILED if self.round == PROFILED else Role.WARMUP
+
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
@@ -150,6 +168,7 @@ class Result:
     skipped: what this host could not run.
     spec: the sweep's spec as it was run, TOML; question: what it asks.
     during: what else the host did during the run, as ``watch.HostWatch`` gives it; None if unknown.
+    pager_infos: what each of `pagers` is; empty in documents that are older. Ask `pager` for it.
     """
 
     tool_version: str
@@ -167,6 +186,7 @@ class Result:
     spec: str | None = None
     question: str | None = None
     during: Mapping[str, object] | None = None
+    pager_infos: tuple[PagerInfo, ...] = ()
 
     def __post_init__(self) -> None:
         last = max(0, len(self.points) - 1)
@@ -176,6 +196,27 @@ class Result:
         for found in self.points:
             if not set(found.pagers) <= set(self.pagers):
                 raise ValueError(f"a point has pagers {found.pagers}, the run {self.pagers}")
+
+    @property
+    def overlap(self) -> bool:
+        """Whether all vCPUs touch the same pages: then most touches find theirs, and are no faults.
+
+        Of a sweep, what its options say of all points; ask each point.
+        """
+        return bool(self.options.get("overlap"))
+
+    @property
+    def measured_rounds(self) -> int:
+        """How many rounds have a measured trial, failed or not."""
+        return len({trial.round for trial in self.trials if trial.role is Role.MEASURED})
+
+    def pager(self, spec: str) -> PagerInfo:
+        """Return what the pager `spec` is."""
+        for info in self.pager_infos:
+            if info.spec == spec:
+                return info
+        labels = dict(zip(self.pagers, self.labels, strict=False))
+        return pager_of_spelling(spec, labels.get(spec, spec))
 
 
 WAITERS: Mapping[str, str] = {

@@ -14,8 +14,9 @@ from typing import Self
 
 from kvmpc.errors import KvmpcError, UsageError
 from kvmpc.host.during import HostWatch
-from kvmpc.judge.host_cautions import tilts
+from kvmpc.judge.host_cautions import cautions_of_host
 from kvmpc.result.records import PROFILED, Point, Result, Skip, TrialResult
+from kvmpc.run.describe import pager_info
 from kvmpc.run.estimate import Estimate
 from kvmpc.run.needs import what_cannot_run
 from kvmpc.run.plan import Plan
@@ -145,7 +146,7 @@ def planned_result(plan: Plan, skipped: tuple[Skip, ...], facts: RunFacts) -> Re
         "profile": plan.profile,
     }
     cautions = [
-        tilts(
+        cautions_of_host(
             facts.host,
             vcpu_threads=point.work.vcpus,
             reader_threads=max(pager.reader_count(point.work) for pager in point.pagers),
@@ -162,6 +163,7 @@ def planned_result(plan: Plan, skipped: tuple[Skip, ...], facts: RunFacts) -> Re
         options={**common, **run},
         pagers=tuple(pager.spec for pager in plan.pagers),
         labels=tuple(pager.label for pager in plan.pagers),
+        pager_infos=tuple(map(pager_info, plan.pagers)),
         trials=(),
         # Said once, for the point that is hit hardest: the last of a kind has the most threads.
         warnings=tuple({caution.code: caution for each in cautions for caution in each}.values()),

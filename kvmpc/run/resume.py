@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from kvmpc.errors import ResultFileError, UsageError, describe_errno
+from kvmpc.judge.same_host import ONE_RUN
 from kvmpc.result.document import from_json, salvage
+from kvmpc.result.facts import Facts
 from kvmpc.result.records import Result
 
 __all__ = ["resume"]
-
-_SAME_HOST = (("hostname",), ("kernel", "release"), ("cpu", "model"), ("cpu", "allowed"))
-"""Facts that must not change within one result: its rounds are taken to be of one host."""
 
 
 def resume(path: str, planned: Result) -> Result:
@@ -52,13 +51,7 @@ def _differences(found: Result, planned: Result) -> Iterator[str]:
                 yield f"{keys[0]}: {there.get(keys[0])} there, {here.get(keys[0])} here"
             else:
                 yield f"other {name}: {len(there)} there, {len(here)} here"
-    for place in _SAME_HOST:
-        there, here = _fact(found.host, place), _fact(planned.host, place)
+    for path in ONE_RUN:
+        there, here = (Facts(result.host).get(path) for result in (found, planned))
         if there != here:
-            yield f"{' '.join(place)}: {there} there, {here} here"
-
-
-def _fact(facts: object, place: tuple[str, ...]) -> object:
-    for key in place:
-        facts = facts.get(key) if isinstance(facts, Mapping) else None
-    return facts
+            yield f"{path.replace('.', ' ')}: {there} there, {here} here"

@@ -5,6 +5,8 @@ Computes nothing but roundings. Text from a file of another host may not move th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Final
 
 from kvmpc.judge.summary import Summary
@@ -13,14 +15,53 @@ from kvmpc.units import format_ns
 __all__ = [
     "ABSENT",
     "clean",
+    "columns",
     "duration",
     "number",
     "percent",
     "ratio",
+    "row_name",
+    "widths",
     "wrap_label",
 ]
 
 ABSENT: Final = "-"
+
+
+def columns(rows: Sequence[Sequence[str]], align: str) -> list[str]:
+    """Return the rows as text, their cells in columns two blanks apart, a rule below the first.
+
+    rows: the headers come first; a cell may have several lines. One with fewer cells than there are
+        columns is a heading, at which the rule does not look.
+    align: ``l`` or ``r``, a letter a column.
+    """
+    whole = [row for row in rows if len(row) == len(align)]
+    lines = [rows[0], ["-" * width for width in widths(whole)], *rows[1:]]
+    full = [[*row, *[""] * (len(align) - len(row))] for row in lines]
+    wide = widths(full)
+    return [
+        "\n".join(
+            "  ".join(
+                cell.ljust(width) if side == "l" else cell.rjust(width)
+                for cell, width, side in zip(line, wide, align, strict=True)
+            ).rstrip()
+            for line in zip_longest(*(cell.split("\n") for cell in row), fillvalue="")
+        )
+        for row in full
+    ]
+
+
+def widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return how wide each column is, of rows of as many cells."""
+    return [
+        max(len(line) for cell in column for line in cell.split("\n"))
+        for column in zip(*rows, strict=True)
+    ]
+
+
+def row_name(point: str, label: str) -> str:
+    """Return what a row is called in a line of text."""
+    return ": ".join(filter(None, [point, label]))
 
 
 def wrap_label(label: str, columns: int) -> str:

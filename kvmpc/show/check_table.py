@@ -8,10 +8,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from kvmpc.judge.regression import BETTER, FAILED_NOW, SAME, UNJUDGED, WORSE, Check, Verdict
-from kvmpc.judge.result_cautions import doubts
+from kvmpc.judge.matching import pair_cautions
+from kvmpc.judge.regression import Check, Compared, FailedNow, Numbers, Status, Verdict
+from kvmpc.judge.result_cautions import cautions_of_result
 from kvmpc.result.records import Result
-from kvmpc.show.cells import ABSENT, clean, duration, number, wrap_label
+from kvmpc.show.cells import ABSENT, clean, columns, duration, number, row_name, widths, wrap_label
 from kvmpc.show.table import MAX_COLUMNS
 
 __all__ = [
@@ -20,8 +21,7 @@ __all__ = [
     "check_notes",
     "check_warnings",
     "format_check_table",
-    "told",
-    "where",
+    "verdict_line",
 ]
 
 CHECK_HEADERS = ("verdict", "pager", "metric", "baseline", "now", "change", "limit", "p")
@@ -31,11 +31,8 @@ _MIN_PAGER_COLUMNS = 16  # holds fetch=pipelined
 
 def format_check_table(check: Check) -> str:
     """Return the table of `check` and the notes below it, ending in a newline."""
-    # Here and not above: importing it takes longer than `kvmpc --help` may.
-    from tabulate import tabulate
-
     numbers = [check_cells(verdict) for verdict in check.verdicts]
-    taken = [max(map(len, column)) for column in zip(CHECK_HEADERS, *numbers, strict=True)]
+    taken = widths([CHECK_HEADERS, *numbers])
     separators = 2 * (len(CHECK_HEADERS) - 1)
     room = MAX_COLUMNS - separators - sum(taken) + taken[1]
     room = max(_MIN_PAGER_COLUMNS, room)
@@ -43,52 +40,46 @@ def format_check_table(check: Check) -> str:
         [status, _wrapped(verdict, room), *rest]
         for verdict, (status, _, *rest) in zip(check.verdicts, numbers, strict=True)
     ]
-    widths = [
-        max(len(line) for cell in column for line in cell.split("\n"))
-        for column in zip(CHECK_HEADERS, *body, strict=True)
-    ]
-    table = tabulate(
-        [CHECK_HEADERS, ["-" * width for width in widths], *body],
-        tablefmt="plain",
-        disable_numparse=True,  # the cells are rounded already
-        colalign=("left", "left", "left", *["right"] * 5),
-    )
     notes = (
         textwrap.fill(clean(note), MAX_COLUMNS, subsequent_indent="  ")
         for note in check_notes(check)
     )
-    return "\n".join([table, "", *notes]) + "\n"
+    return "\n".join([*columns([CHECK_HEADERS, *body], "lllrrrrr"), "", *notes]) + "\n"
 
 
 def check_cells(verdict: Verdict) -> list[str]:
     """Return the cells of a verdict, under `CHECK_HEADERS`."""
-    unit = duration if verdict.metric == "p99" and verdict.new and verdict.new > 1000 else number
+    status = verdict.status.upper() if verdict.status.red else verdict.status
+    name = clean(row_name(verdict.pair.point, verdict.pair.label))
+    if isinstance(verdict, FailedNow):
+        return [status, name, *[ABSENT] * 6]
+    found = verdict.numbers
+    unit = duration if verdict.metric == "p99" and found and found.new > 1000 else number
     return [
-        verdict.status.upper() if verdict.red else verdict.status,
-        clean(where(verdict.point, verdict.label)),
-        verdict.metric or ABSENT,
-        unit(verdict.baseline),
-        unit(verdict.new),
-        _change(verdict),
-        f"{verdict.limit * 100:.3g}%" if verdict.metric else ABSENT,
-        ABSENT if verdict.adjusted is None else f"{verdict.adjusted:.2g}",
+        status,
+        name,
+        verdict.metric,
+        unit(found.baseline if found else None),
+        unit(found.new if found else None),
+        _change(found) if found else ABSENT,
+        f"{verdict.limit * 100:.3g}%",
+        f"{verdict.adjusted:.2g}" if isinstance(verdict, Compared) else ABSENT,
     ]
 
 
 def _wrapped(verdict: Verdict, columns: int) -> str:
     """Return point and label of a verdict in one line, or in as many as it takes."""
-    name = clean(where(verdict.point, verdict.label))
+    point, label = verdict.pair.point, verdict.pair.label
+    name = clean(row_name(point, label))
     if len(name) <= columns:
         return name
-    lines = textwrap.wrap(f"{clean(verdict.point)}:", columns) if verdict.point else []
-    return "\n".join([*lines, wrap_label(verdict.label, columns)])
+    lines = textwrap.wrap(f"{clean(point)}:", columns) if point else []
+    return "\n".join([*lines, wrap_label(label, columns)])
 
 
-def _change(verdict: Verdict) -> str:
-    if verdict.change is None or verdict.change_low is None or verdict.change_high is None:
-        return ABSENT
-    low, high = signed(verdict.change_low), signed(verdict.change_high)
-    return f"{signed(verdict.change)} [{low}, {high}]"
+def _change(found: Numbers) -> str:
+    low, high = signed(found.change_low), signed(found.change_high)
+    return f"{signed(found.change)} [{low}, {high}]"
 
 
 def signed(change: float) -> str:
@@ -98,15 +89,10 @@ def signed(change: float) -> str:
     return f"{change * 100:+.0f}%" if change >= 0.9995 else f"{change * 100:+.1f}%"
 
 
-def where(point: str, label: str) -> str:
-    """Return what a row is called in a line of text."""
-    return ": ".join(filter(None, [point, label]))
-
-
-def told(verdict: Verdict) -> str:
-    """Return a verdict in one line, with its numbers."""
-    if verdict.change is None or verdict.reason:
-        return verdict.reason or verdict.status
+def verdict_line(verdict: Verdict) -> str:
+    """Return a verdict in one line, with its numbers or the reason why it has none."""
+    if not isinstance(verdict, Compared):
+        return verdict.reason
     _, _, _, before, now, change, limit, adjusted = check_cells(verdict)
     return f"{before} to {now}, {change}, limit {limit}, adjusted p {adjusted}"
 
@@ -114,16 +100,16 @@ def told(verdict: Verdict) -> str:
 def check_notes(check: Check) -> Iterator[str]:
     """Return the paragraphs below the table, the outcome first."""
     yield _outcome(check)
-    for status in (FAILED_NOW, UNJUDGED):
-        reasons: dict[str, list[str]] = {}
-        for verdict in check.having(status):
-            name = where(verdict.point, verdict.label)
-            reasons.setdefault(str(verdict.reason), []).append(f"{name} {verdict.metric}".strip())
-        for reason, names in reasons.items():
-            yield f"{status}: {', '.join(names)}: {reason}"
+    reasons: dict[tuple[Status, str], list[str]] = {}
+    for verdict in check.verdicts:
+        if not isinstance(verdict, Compared):
+            name = f"{row_name(verdict.pair.point, verdict.pair.label)} {verdict.metric}".strip()
+            reasons.setdefault((verdict.status, verdict.reason), []).append(name)
+    for (status, reason), names in reasons.items():
+        yield f"{status}: {', '.join(names)}: {reason}"
     for each in check.unmatched:
-        yield f"not compared: {where(each.point, each.label)}: {each.reason}"
-    tests = sum(verdict.p is not None for verdict in check.verdicts)
+        yield f"not compared: {row_name(each.point, each.label)}: {each.reason}"
+    tests = sum(not isinstance(v, FailedNow) and v.numbers is not None for v in check.verdicts)
     criteria = check.criteria
     own = "".join(f", {name} {alpha:g}" for name, alpha in criteria.alphas.items())
     yield (
@@ -141,28 +127,21 @@ def check_notes(check: Check) -> Iterator[str]:
 
 
 def _outcome(check: Check) -> str:
-    counts = [
-        f"{count} {status}"
-        for status in (WORSE, FAILED_NOW, UNJUDGED, BETTER, SAME)
-        if (count := len(check.having(status)))
-    ]
-    if check.having(WORSE):
-        word = "REGRESSION"
-    elif check.having(FAILED_NOW):
-        word = "FAILED"
-    else:
-        word = "ok"
+    counts = [f"{count} {status}" for status in Status if (count := len(check.having(status)))]
+    word = {None: "ok", Status.WORSE: "REGRESSION", Status.FAILED: "FAILED"}[check.red]
     return f"{word}: {', '.join(counts)}."
 
 
 def check_warnings(check: Check, baseline: Sequence[Result], new: Sequence[Result]) -> list[str]:
-    """Return what weakens a check, each with its remedy: what differs, and either side's doubts."""
-    told: dict[str, list[str]] = {}
-    for verdict in check.verdicts:
-        for caution in verdict.cautions:
-            told.setdefault(str(caution), []).append(where(verdict.point, verdict.label))
+    """Return what weakens a check, each with its remedy: what differs, and either side's own."""
+    of_rows: dict[str, list[str]] = {}
+    for pair in (verdict.pair for verdict in check.verdicts):
+        for caution in pair_cautions(pair):
+            of_rows.setdefault(str(caution), []).append(row_name(pair.point, pair.label))
     lines = [str(caution) for caution in check.cautions]
-    lines += [f"{', '.join(dict.fromkeys(rows))}: {text}" for text, rows in told.items()]
+    lines += [f"{', '.join(dict.fromkeys(rows))}: {text}" for text, rows in of_rows.items()]
     for side, results in (("baseline", baseline), ("result", new)):
-        lines += [f"{side}: {caution}" for result in results for caution in doubts(result)]
+        lines += [
+            f"{side}: {caution}" for result in results for caution in cautions_of_result(result)
+        ]
     return [clean(f"warning: {line}") for line in dict.fromkeys(lines)]

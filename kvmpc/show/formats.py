@@ -2,7 +2,7 @@
 
 ``table`` and ``markdown`` are for people: rounded, with notes. ``csv`` and ``json`` have the same
 rows in full precision, units in the names, absent as empty or null; they are derived, and what was
-measured stays in the file that ``--json`` writes. ``ktap`` is `kvmpc.ktap`.
+measured stays in the file that ``--json`` writes. ``ktap`` is `kvmpc.show.ktap`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from kvmpc.caution import Caution
-from kvmpc.judge.regression import FAILED_NOW, WORSE, Check
-from kvmpc.judge.result_cautions import doubts
-from kvmpc.judge.rows import Row, compare_rows
+from kvmpc.judge.matching import pair_cautions
+from kvmpc.judge.reading import Reading
+from kvmpc.judge.regression import Check, Compared, FailedNow
 from kvmpc.judge.summary import Summary
-from kvmpc.result.points import identity, point_names, points_of
-from kvmpc.result.records import Result
 from kvmpc.show.cells import clean
 from kvmpc.show.check_table import CHECK_HEADERS, check_cells, check_notes, format_check_table
 from kvmpc.show.ktap import ktap_of_check, ktap_of_result
-from kvmpc.show.table import format_markdown, format_table, markdown_table, verdict_of
+from kvmpc.show.table import format_markdown, format_table, markdown_table
 
 __all__ = ["KINDS", "format_check", "format_result"]
 
@@ -29,26 +27,30 @@ KINDS: Final = ("table", "markdown", "csv", "json", "ktap")
 ROWS_SCHEMA: Final = "kvmpc-rows"
 CHECK_SCHEMA: Final = "kvmpc-check"
 _VERSION: Final = 1
+_NUMBERS: Final = ("baseline", "new", "change", "change_low", "change_high", "p")
 
 
-def format_result(result: Result, kind: str) -> str:
-    """Return `result` as text of `kind`, one of `KINDS`, ending in a newline."""
+def format_result(reading: Reading, kind: str) -> str:
+    """Return a result as text of `kind`, one of `KINDS`, ending in a newline.
+
+    Raises: ValueError where there is no such kind.
+    """
     if kind == "table":
-        return format_table(result)
+        return format_table(reading)
     if kind == "markdown":
-        return format_markdown(result)
+        return format_markdown(reading)
     if kind == "ktap":
-        return ktap_of_result(result)
-    rows = list(_result_rows(result))
+        return ktap_of_result(reading)
+    rows = list(_result_rows(reading))
     if kind == "csv":
         return _csv(rows)
     if kind == "json":
         return _json(
             ROWS_SCHEMA,
             {
-                "finished": result.finished,
+                "finished": reading.result.finished,
                 "rows": rows,
-                "warnings": _cautions([*result.warnings, *doubts(result)]),
+                "warnings": _cautions(reading.cautions),
             },
         )
     raise ValueError(f"no format {kind!r}")
@@ -71,8 +73,7 @@ def format_check(check: Check, kind: str) -> str:
         return _json(
             CHECK_SCHEMA,
             {
-                "status": WORSE if check.having(WORSE) else
-                          FAILED_NOW if check.having(FAILED_NOW) else "ok",
+                "status": check.red or "ok",
                 "alpha": check.criteria.alpha,
                 "alphas": dict(check.criteria.alphas),
                 "normalised": check.criteria.normalise,
@@ -83,25 +84,21 @@ def format_check(check: Check, kind: str) -> str:
                 "unmatched": [vars(each) for each in check.unmatched],
                 "warnings": _cautions(check.cautions),
             },
-        )  # fmt: skip
+        )
     raise ValueError(f"no format {kind!r}")
 
 
-def _result_rows(result: Result) -> Iterator[dict[str, object]]:
+def _result_rows(reading: Reading) -> Iterator[dict[str, object]]:
     """Yield a record for each pager at each point, the same names in each."""
-    points = points_of(result)
-    known = [identity(point.options) for point in points]
-    options = dict.fromkeys(name for each in known for name in each)
-    names = point_names([point.options for point in points])
-    for name, point, values in zip(names, points, known, strict=True):
-        for row in compare_rows(point):
-            skips = [skip.reason for skip in point.skipped if skip.pager == row.spec]
+    options = dict.fromkeys(name for at in reading.points for name in at.options)
+    for at in reading.points:
+        for row in at.rows:
             yield {
-                "point": name,
-                **{option: values.get(option) for option in options},
+                "point": at.name,
+                **{option: at.options.get(option) for option in options},
                 "pager": row.spec,
                 "label": row.label,
-                "verified": verdict_of(row, point),
+                "verified": row.outcome,
                 "rounds": row.ok_trials,
                 "failed_trials": row.failed_trials,
                 **_spread("pages_per_s", row.rate),
@@ -111,12 +108,8 @@ def _result_rows(result: Result) -> Iterator[dict[str, object]]:
                 "fault_p50_ns": row.fault_p50_ns,
                 "fault_p99_ns": row.fault_p99_ns,
                 "cpu_s_per_gib": row.cpu_s_per_gib,
-                "reason": _reason(row, skips),
+                "reason": "; ".join([*row.errors, *row.skips]) or None,
             }
-
-
-def _reason(row: Row, skips: Sequence[str]) -> str | None:
-    return "; ".join([*row.errors, *skips]) or None
 
 
 def _spread(name: str, found: Summary | None) -> dict[str, float | None]:
@@ -128,11 +121,23 @@ def _spread(name: str, found: Summary | None) -> dict[str, float | None]:
 
 
 def _check_rows(check: Check) -> Iterator[dict[str, object]]:
+    first_limit = next(iter(check.criteria.judged.values()))
     for verdict in check.verdicts:
-        row = dict(vars(verdict))
-        cautions = row.pop("cautions")
-        status = row.pop("status")
-        yield {"verdict": status, **row, "cautions": "; ".join(map(str, cautions)) or None}
+        found = None if isinstance(verdict, FailedNow) else verdict.numbers
+        yield {
+            "verdict": verdict.status,
+            "point": verdict.pair.point,
+            "pager": verdict.pair.spec,
+            "label": verdict.pair.label,
+            "metric": verdict.metric,
+            "limit": first_limit if isinstance(verdict, FailedNow) else verdict.limit,
+            **{name: getattr(found, name, None) for name in _NUMBERS},
+            "adjusted": verdict.adjusted if isinstance(verdict, Compared) else None,
+            "baseline_n": found.baseline_n if found else 0,
+            "new_n": found.new_n if found else 0,
+            "reason": None if isinstance(verdict, Compared) else verdict.reason,
+            "cautions": "; ".join(map(str, pair_cautions(verdict.pair))) or None,
+        }
 
 
 def _cautions(cautions: Sequence[Caution]) -> list[Mapping[str, str]]:

@@ -13,20 +13,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvmpc.judge.regression import UNJUDGED, Check
-from kvmpc.judge.rows import Row, compare_rows
-from kvmpc.result.points import point_names, points_of
-from kvmpc.result.records import Result
-from kvmpc.show.cells import clean, number, ratio
-from kvmpc.show.check_table import told, where
-from kvmpc.show.table import verdict_of
+from kvmpc.judge.reading import Reading
+from kvmpc.judge.regression import Check, Unjudged
+from kvmpc.judge.rows import Outcome, Row
+from kvmpc.show.cells import clean, number, ratio, row_name
+from kvmpc.show.check_table import verdict_line
 
 __all__ = ["ktap_of_check", "ktap_of_result"]
 
 
 @dataclass(frozen=True)
 class _Test:
-    """A line; `skip` is why it was not run, and `said` what is told of it."""
+    """A line; `skip` is why it was not run, and `said` what is said of it."""
 
     name: str
     ok: bool
@@ -34,49 +32,40 @@ class _Test:
     skip: str | None = None
 
 
-def ktap_of_result(result: Result) -> str:
-    """Return `result` as KTAP: ok is verified, or zeros where a page can hold nothing else."""
-    points = points_of(result)
-    names = point_names([point.options for point in points])
-    return _document(
-        [
-            _row_test(name, row, point)
-            for name, point in zip(names, points, strict=True)
-            for row in compare_rows(point)
-        ]
-    )
+def ktap_of_result(reading: Reading) -> str:
+    """Return a result as KTAP: ok is verified, or zeros where a page can hold nothing else."""
+    return _document([_row_test(at.name, row) for at in reading.points for row in at.rows])
 
 
-def _row_test(point_name: str, row: Row, point: Result) -> _Test:
-    name, verdict = where(point_name, row.label), verdict_of(row, point)
-    if verdict == "skipped":
-        reason = next(skip.reason for skip in point.skipped if skip.pager == row.spec)
-        return _Test(name, ok=True, said="", skip=reason)
-    if verdict == "-":
+def _row_test(point_name: str, row: Row) -> _Test:
+    name = row_name(point_name, row.label)
+    if row.outcome is Outcome.SKIPPED:
+        return _Test(name, ok=True, said="", skip=row.skips[0])
+    if row.outcome is Outcome.ABSENT:
         return _Test(name, ok=True, said="", skip="no round was measured")
     if row.failed:
         total = row.ok_trials + row.failed_trials
         said = f"{row.failed_trials} of {total} trials failed: {'; '.join(row.errors)}"
         return _Test(name, ok=False, said=said)
-    told = [f"{number(row.pages_per_s)} pages/s"]
+    parts = [f"{number(row.pages_per_s)} pages/s"]
     if row.ratio is not None:
-        told.append(f"ratio {ratio(row.ratio, with_spread=True)}")
-    told += [f"{row.ok_trials} rounds", f"verified {verdict}"]
-    return _Test(name, ok=verdict != "no", said=", ".join(told))
+        parts.append(f"ratio {ratio(row.ratio, with_spread=True)}")
+    parts += [f"{row.ok_trials} rounds", f"verified {row.outcome}"]
+    return _Test(name, ok=row.outcome is not Outcome.NO, said=", ".join(parts))
 
 
 def ktap_of_check(check: Check) -> str:
     """Return `check` as KTAP: not ok is what turned red; what was not judged is skipped."""
     tests = []
     for verdict in check.verdicts:
-        name = where(where(verdict.point, verdict.label), verdict.metric)
-        if verdict.status == UNJUDGED:
+        name = row_name(row_name(verdict.pair.point, verdict.pair.label), verdict.metric)
+        if isinstance(verdict, Unjudged):
             tests.append(_Test(name, ok=True, said="", skip=verdict.reason))
         else:
-            said = f"{verdict.status}: {told(verdict)}"
-            tests.append(_Test(name, ok=not verdict.red, said=said))
+            said = f"{verdict.status}: {verdict_line(verdict)}"
+            tests.append(_Test(name, ok=not verdict.status.red, said=said))
     for each in check.unmatched:
-        name = where(each.point, each.label)
+        name = row_name(each.point, each.label)
         tests.append(_Test(name, ok=True, said="", skip=f"not compared: {each.reason}"))
     return _document(tests)
 

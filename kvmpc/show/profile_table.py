@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import textwrap
 
-from tabulate import tabulate
-
+from kvmpc.judge.reading import Reading
 from kvmpc.judge.rows import usable_profiles
-from kvmpc.result.points import point_names, points_of
-from kvmpc.result.records import PROFILED, WAITERS, Profile, Result, TrialResult
+from kvmpc.result.records import WAITERS, Profile, Role, TrialResult
+from kvmpc.show.cells import columns, row_name
 
 __all__ = ["format_profiles"]
 
@@ -26,37 +25,35 @@ irqs off: the clock that was sampled does not tick while interrupts are off. Tha
 they come on again: a lock that was held or waited for so, mostly a userfaultfd's queues."""
 
 
-def format_profiles(result: Result) -> str:
-    """Return the table of the profiled trials of `result`; "" where it has none."""
-    trials = [trial for trial in result.trials if trial.round == PROFILED]
+def format_profiles(reading: Reading) -> str:
+    """Return the table of the profiled trials of a result; "" where it has none."""
+    trials = [trial for trial in reading.result.trials if trial.role is Role.PROFILED]
     if not trials:
         return ""
-    points = points_of(result)
-    names = point_names([point.options for point in points])
     clock = any(trial.profile is not None and trial.profile.irqs_off for trial in trials)
     headers = ["pager", "guest", "kernel", "user", "spin", "uffd", "mmu_lock", "mmap", "pages"]
     headers += ["other", *(["irqs off"] if clock else [])]
     rows: list[list[str]] = []
     shown = []
-    for index, (name, point) in enumerate(zip(names, points, strict=True)):
+    for index, at in enumerate(reading.points):
         of_point = [
             t
             for t in trials
-            if t.point == index and t.profile is not None and usable_profiles(point, t.pager)
+            if t.point == index and t.profile is not None and usable_profiles(at.result, t.pager)
         ]
-        if name and of_point:
-            rows += [[""], [name]]
+        if at.name and of_point:
+            rows += [[""], [at.name]]
         rows += [[_broken(t.label), *_cells(t.profile, clock=clock)] for t in of_point]
         shown += of_point
     said = ["where the time went"]
     if rows:
-        said += ["", _table([headers, *rows]), ""]
+        said += ["", *columns([headers, *rows], "l" + "r" * (len(headers) - 1)), ""]
         said += _wrapped(_NOTES)
         said += _wrapped(_CLOCK_NOTE) if clock else []
         said += [""]
     for trial in trials:
-        where = f"{names[trial.point]}: " if names[trial.point] else ""
-        said += _wrapped(f"{where}{trial.label} {_most(trial, shown=trial in shown)}")
+        name = row_name(reading.points[trial.point].name, trial.label)
+        said += _wrapped(f"{name} {_most(trial, shown=trial in shown)}")
     said += _notes(trials)
     return "\n".join(said)
 
@@ -75,20 +72,6 @@ def _notes(trials: list[TrialResult]) -> list[str]:
             f"note: {texts[0]}{f' (so or similar in {len(texts)} of them)' if differ else ''}"
         )
     return said
-
-
-def _table(rows: list[list[str]]) -> str:
-    widths = [
-        max(len(line) for cell in column for line in cell.split("\n"))
-        for column in zip(*(row for row in rows if len(row) == len(rows[0])), strict=True)
-    ]
-    # The headers are a row: as headers, each would get two columns of padding.
-    return tabulate(
-        [rows[0], ["-" * width for width in widths], *rows[1:]],
-        tablefmt="plain",
-        disable_numparse=True,
-        colalign=["left", *["right"] * (len(widths) - 1)],
-    )
 
 
 def _wrapped(text: str) -> list[str]:

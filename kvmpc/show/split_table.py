@@ -5,18 +5,18 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from tabulate import tabulate
-
-from kvmpc.judge.rows import usable_trials
+from kvmpc.judge.reading import Reading
+from kvmpc.judge.rows import Row, usable_trials, values_of
 from kvmpc.judge.summary import median
-from kvmpc.result.points import point_names, points_of
+from kvmpc.result.metrics import FAULT_P50, FAULT_P99, PART_QUANTILES, PARTS, part_metric
 from kvmpc.result.records import Result
+from kvmpc.show.cells import ABSENT, columns
 from kvmpc.units import format_ns
 
 __all__ = ["format_split"]
 
 _WIDTH = 98
-_PARTS = ("fault", "noticed", "fetch", "install", "back", "install_back")
+_FAULT = {"p50": FAULT_P50, "p99": FAULT_P99}
 _HEADERS = ("pager", "", "fault", "noticed", "fetch", "install", "back", "install+back")
 
 _NOTE = """\
@@ -26,41 +26,26 @@ none of its own: its vCPU is woken before the install returns). Each page's part
 fault; their medians need not."""
 
 
-def format_split(result: Result) -> str:
-    """Return the table of the latency split of `result`; "" where it has none."""
-    points = points_of(result)
+def format_split(reading: Reading) -> str:
+    """Return the table of the latency split of a result; "" where it has none."""
     rows: list[list[str]] = []
-    for name, point in zip(point_names([p.options for p in points]), points, strict=True):
-        labels = dict(zip(point.pagers, point.labels, strict=False))
-        found = [
-            [label if quantile == "p50" else "", quantile, *cells]
-            for spec in point.pagers
-            for label, quantile, cells in _rows(point, spec, labels.get(spec, spec))
-        ]
-        rows += ([[""], [name]] if name and found else []) + found
+    for at in reading.points:
+        found = [cells for row in at.rows for cells in _rows(at.result, row)]
+        rows += ([[""], [at.name]] if at.name and found else []) + found
     if not rows:
         return ""
-    whole = [row for row in rows if len(row) == len(_HEADERS)]
-    widths = [max(map(len, column)) for column in zip(_HEADERS, *whole, strict=True)]
-    table = tabulate(
-        [_HEADERS, ["-" * width for width in widths], *rows],
-        tablefmt="plain",
-        disable_numparse=True,
-        colalign=["left", "left", *["right"] * len(_PARTS)],
-    )
+    table = columns([_HEADERS, *rows], "ll" + "r" * (len(_HEADERS) - 2))
     note = textwrap.wrap(_NOTE, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-    return "\n".join(["where a fault's time goes", "", table, "", *note])
+    return "\n".join(["where a fault's time goes", "", *table, "", *note])
 
 
-def _rows(point: Result, spec: str, label: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield label, quantile and cells of a pager's rows; nothing where it was not split."""
-    trials = usable_trials(point, spec)
-    if not any("noticed_p50_ns" in trial.metrics for trial in trials):
+def _rows(point: Result, row: Row) -> Iterator[list[str]]:
+    """Yield a pager's cells, a line for each quantile; nothing where it was not split."""
+    trials = usable_trials(point, row.spec)
+    if not any(part_metric("noticed", "p50").key in trial.metrics for trial in trials):
         return
-    for quantile in ("p50", "p99"):
-        cells = []
-        for part in _PARTS:
-            key = f"{part}_{quantile}_ns"
-            value = median(trial.metrics[key] for trial in trials if key in trial.metrics)
-            cells.append("-" if value is None else format_ns(value))
-        yield label, quantile, cells
+    for quantile in PART_QUANTILES:
+        metrics = (_FAULT[quantile], *(part_metric(part, quantile) for part in PARTS))
+        medians = (median(values_of(trials, metric.key)) for metric in metrics)
+        cells = [ABSENT if ns is None else format_ns(ns) for ns in medians]
+        yield [row.label if quantile == "p50" else "", quantile, *cells]

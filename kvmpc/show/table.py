@@ -6,26 +6,30 @@ may not move the cursor. Computes nothing but roundings; the numbers are those o
 
 from __future__ import annotations
 
-import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
-from kvmpc.judge.resampling import CONFIDENCE
-from kvmpc.judge.result_cautions import doubts
-from kvmpc.judge.rows import Row, baseline_pager, compare_rows, reference_pager
-from kvmpc.result.points import point_names, points_of
+from kvmpc.judge.reading import PointReading, Reading
+from kvmpc.judge.rows import Row
 from kvmpc.result.records import Result
-from kvmpc.show.cells import ABSENT, clean, duration, number, percent, ratio, wrap_label
-from kvmpc.units import PAGE_BYTES, format_bytes, format_ns
+from kvmpc.show.cells import (
+    clean,
+    columns,
+    duration,
+    number,
+    percent,
+    ratio,
+    widths,
+    wrap_label,
+)
+from kvmpc.show.sentences import notes_of
 
 __all__ = [
     "MAX_COLUMNS",
     "format_markdown",
     "format_table",
-    "format_warnings",
     "markdown_table",
     "verdict_of",
 ]
@@ -44,64 +48,31 @@ _HEADERS: Final = (
     "verified",
 )
 _MIN_PAGER_COLUMNS: Final = 16  # holds fetch=pipelined
-_SIGBUS_NOTE: Final = (
-    "exit(sigbus) is a pessimistic stand-in for exits on a kernel's own missing bitmap: a fault "
-    "walks the kernel's page lookup two or three times before it comes out, which a kernel that "
-    "checks a bitmap first does not do."
-)
-_ZEROS_NOTE: Final = (
-    "verified zeros: with the kernel's own fault (none,host=cold) a page can only hold zeros, so "
-    "its contents say nothing; presence was checked."
-)
-_POPULATED_NOTE: Final = (
-    "none,host=populated: KVM's shadow MMU maps 8 pages in one fault (the TDP MMU one), so there "
-    "not every touch is a fault, and the rate is no fault rate."
-)
-_OVERLAP_NOTE: Final = (
-    "No fault times: with overlap most touches find the page there, and are no faults."
-)
 
 
-@dataclass(frozen=True)
-class _Point:
-    """One point of a result: its name (empty where it is the only one), and its rows."""
-
-    name: str
-    result: Result
-    rows: list[Row]
-
-
-def format_table(result: Result) -> str:
-    """Return the table of `result` and the notes below it, ending in a newline.
+def format_table(reading: Reading) -> str:
+    """Return the table of a result and the notes below it, ending in a newline.
 
     Each point of a sweep has a line that names the options by which it differs, and then its rows;
-    the notes are told once.
+    each note is given once.
     """
-    blocks = _blocks(result)
-    notes = (
-        textwrap.fill(note, MAX_COLUMNS, subsequent_indent="  ")
-        for note in _told_once(result, blocks)
-    )
-    return "\n".join([_table(blocks), "", *notes]) + "\n"
+    notes = (textwrap.fill(note, MAX_COLUMNS, subsequent_indent="  ") for note in notes_of(reading))
+    return "\n".join([_table(reading.points), "", *notes]) + "\n"
 
 
-def format_markdown(result: Result) -> str:
+def format_markdown(reading: Reading) -> str:
     """Return the same table for a page or a report, ending in a newline."""
-    blocks = _blocks(result)
     parts = []
-    for block in blocks:
-        if block.name:
-            parts.append(f"**{block.name}**")
+    for at in reading.points:
+        if at.name:
+            parts.append(f"**{clean(at.name)}**")
         parts.append(
             markdown_table(
                 _HEADERS,
-                [
-                    [clean(row.label), *_cells(row, block.result, with_spread=True)]
-                    for row in block.rows
-                ],
+                [[clean(row.label), *_cells(row, with_spread=True)] for row in at.rows],
             )
         )
-    return "\n\n".join([*parts, *_told_once(result, blocks)]) + "\n"
+    return "\n\n".join([*parts, *notes_of(reading)]) + "\n"
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -113,84 +84,27 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _blocks(result: Result) -> list[_Point]:
-    points = points_of(result)
-    names = point_names([point.options for point in points])
-    return [
-        _Point(clean(name), point, compare_rows(point))
-        for name, point in zip(names, points, strict=True)
-    ]
-
-
-def _told_once(result: Result, blocks: Sequence[_Point]) -> list[str]:
-    return list(dict.fromkeys(clean(note) for note in _notes(result, blocks)))
-
-
-def format_warnings(result: Result) -> list[str]:
-    """Return what tilts or weakens the result, each with its remedy.
-
-    What several measured trials say with other numbers is said once, in the words of the first,
-    with how many said it.
-    """
-    told = list(dict.fromkeys(map(str, (*result.warnings, *doubts(result)))))
-    alike: dict[str, list[str]] = {}
-    for trial in result.trials:
-        for caution in trial.warnings if trial.round > 0 else ():
-            text = re.sub(r"[\d.,]+", "#", caution.text)
-            alike.setdefault(text, []).append(f"{trial.label}: {caution}")
-    for texts in alike.values():
-        more = f" (so or similar in {len(texts)} trials)" if len(texts) > 1 else ""
-        told.append(texts[0] + more)
-    return [clean(f"warning: {text}") for text in told]
-
-
-def _table(blocks: Sequence[_Point]) -> str:
+def _table(points: Sequence[PointReading]) -> str:
     def cells_of(*, with_spread: bool) -> list[list[str]]:
-        return [
-            _cells(row, block.result, with_spread=with_spread)
-            for block in blocks
-            for row in block.rows
-        ]
+        return [_cells(row, with_spread=with_spread) for at in points for row in at.rows]
 
     cells = cells_of(with_spread=True)
     if _room_for_pager(cells) < _MIN_PAGER_COLUMNS:
         cells = cells_of(with_spread=False)
     room = max(_MIN_PAGER_COLUMNS, _room_for_pager(cells))
-    labels = [wrap_label(row.label, room) for block in blocks for row in block.rows]
+    labels = [wrap_label(row.label, room) for at in points for row in at.rows]
     body = [[label, *numbers] for label, numbers in zip(labels, cells, strict=True)]
-    rule = ["-" * width for width in _widths([_HEADERS, *body])]
-    # Here and not above: importing it takes longer than `kvmpc --help` may.
-    from tabulate import tabulate
-
-    # The headers are rows: as headers, each would get two columns of padding.
-    lines = iter(
-        tabulate(
-            [_HEADERS, rule, *body],
-            tablefmt="plain",
-            disable_numparse=True,  # the cells are rounded already
-            colalign=("left", *["right"] * (len(_HEADERS) - 2), "left"),
-        ).split("\n")
-    )
+    lines = iter(columns([_HEADERS, *body], "l" + "r" * (len(_HEADERS) - 2) + "l"))
     # One table, so that the columns of all points stand below each other; headings between.
-    told = list(islice(lines, 3))
-    left = iter(labels)
-    for block in blocks:
-        if block.name:
-            heading = textwrap.wrap(block.name, MAX_COLUMNS, subsequent_indent="  ")
-            told += ["", *heading]
-        for label in islice(left, len(block.rows)):
-            told += islice(lines, label.count("\n") + 1)
-    return "\n".join(told)
+    said = list(islice(lines, 2))
+    for at in points:
+        if at.name:
+            said += ["", *textwrap.wrap(clean(at.name), MAX_COLUMNS, subsequent_indent="  ")]
+        said += islice(lines, len(at.rows))
+    return "\n".join(said)
 
 
-def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
-    return [
-        max(len(line) for cell in column for line in cell.split("\n"))
-        for column in zip(*rows, strict=True)
-    ]
-
-
-def _cells(row: Row, point: Result, *, with_spread: bool) -> list[str]:
+def _cells(row: Row, *, with_spread: bool) -> list[str]:
     """Return what stands right of the pager's name."""
     return [
         number(row.pages_per_s),
@@ -200,168 +114,16 @@ def _cells(row: Row, point: Result, *, with_spread: bool) -> list[str]:
         duration(row.fault_p50_ns),
         duration(row.fault_p99_ns),
         number(row.cpu_s_per_gib),
-        verdict_of(row, point),
+        row.outcome,
     ]
 
 
 def verdict_of(row: Row, point: Result) -> str:
-    """Return what the column "verified" says of a row: yes, zeros, no, FAILED, skipped or -."""
-    if row.failed:
-        return "FAILED"
-    if not row.ok_trials:
-        return "skipped" if any(skip.pager == row.spec for skip in point.skipped) else ABSENT
-    return row.verified if row.verified in ("yes", "zeros") else "no"
+    """Return what the column "verified" says of a row."""
+    del point
+    return row.outcome
 
 
 def _room_for_pager(cells: Sequence[Sequence[str]]) -> int:
     separators = 2 * (len(_HEADERS) - 1)
-    return MAX_COLUMNS - separators - sum(_widths([_HEADERS[1:], *cells]))
-
-
-def _notes(result: Result, blocks: Sequence[_Point]) -> Iterator[str]:
-    """Return the paragraphs below the table, most needed first."""
-    if not result.finished:
-        yield "UNFINISHED: this run was stopped or is still going; the table holds what there is."
-    if not result.trials:
-        yield "No trial was run."
-    for block in blocks:
-        yield from _failures(block)
-    yield from _skipped(blocks)
-    for block in blocks:
-        yield from _references(block)
-    if result.question:
-        yield f"question: {result.question}"
-    yield _work(result, blocks)
-    yield _host(result.host)
-    shown = [row for block in blocks for row in block.rows if row.ok_trials]
-    if any("(sigbus)" in row.label for row in shown):
-        yield _SIGBUS_NOTE
-    if any(row.verified == "zeros" for row in shown):
-        yield _ZEROS_NOTE
-    if any(row.spec == "none,host=populated" for row in shown):
-        yield _POPULATED_NOTE
-    if any(block.result.options.get("overlap") for block in blocks if block.result.trials):
-        yield _OVERLAP_NOTE
-
-
-def _failures(block: _Point) -> Iterator[str]:
-    for row in block.rows:
-        total = row.ok_trials + row.failed_trials
-        where = f" at {block.name}" if block.name else ""
-        for error in row.errors:
-            yield f"{row.label} failed{where} ({row.failed_trials} of {total} trials): {error}"
-
-
-def _skipped(blocks: Sequence[_Point]) -> Iterator[str]:
-    """Say what this host could not run; what has the same reason, together."""
-    where: dict[str, list[str]] = {}
-    for block in blocks:
-        labels = {row.spec: row.label for row in block.rows}
-        for skip in block.result.skipped:
-            what = labels.get(skip.pager, skip.pager)
-            where.setdefault(skip.reason, []).append(
-                f"{what} at {block.name}" if block.name else what
-            )
-    for reason, skipped in where.items():
-        yield f"skipped {', '.join(skipped)}: {reason}"
-
-
-def _references(block: _Point) -> Iterator[str]:
-    """Say what ratio and share refer to, or why there is none."""
-    rows = block.rows
-    by_spec = {row.spec: row for row in rows}
-    baseline = by_spec.get(baseline_pager(block.result) or "")
-    reference = by_spec.get(reference_pager(block.result) or "")
-    where = f" at {block.name}" if block.name else ""
-    if baseline is not None:
-        if baseline.failed:
-            yield f"No ratios{where}: {baseline.label}, which they would refer to, failed."
-        elif len(rows) > 1:
-            yield f"ratio: to {baseline.label}, in the same round; {_spread_note(rows)}."
-    if reference is not None:
-        if reference.failed:
-            yield f"No shares{where}: {reference.label}, which they would refer to, failed."
-        elif len(rows) > 1:
-            yield f"of none: to {reference.label}, in the same round; median."
-
-
-def _spread_note(rows: Sequence[Row]) -> str:
-    """Say what stands in the brackets behind a median, and of how many rounds it comes."""
-    ratios = [row.ratio for row in rows if row.ratio is not None]
-    rounds = max((ratio.n for ratio in ratios), default=0)
-    if rounds < 2:
-        return "one round"
-    if all(ratio.is_range for ratio in ratios):
-        return f"median [range of the {rounds} rounds, too few for an interval]"
-    return f"median [{CONFIDENCE:.0%} interval] of {rounds} rounds"
-
-
-def _work(result: Result, blocks: Sequence[_Point]) -> str:
-    """Say what all points have in common, or all there is to say of the only one."""
-    known = [block.result.options for block in blocks]
-    alike = {
-        name: value
-        for name, value in known[0].items()
-        if all(options.get(name) == value for options in known)
-    }
-    vcpus, part = _count(alike, "vcpus"), _count(alike, "mem_per_vcpu_bytes")
-    touched, delay_ns = _count(alike, "touch_pages"), _count(alike, "fetch_delay_ns")
-    overlap = bool(alike.get("overlap"))
-    said = [f"{len(blocks)} points"] if len(blocks) > 1 else []
-    if vcpus is not None and part is not None:
-        guest = f"{vcpus} vCPU{'' if vcpus == 1 else 's'}"
-        if overlap:
-            said.append(f"{guest} share {format_bytes(part)} (overlap)")
-        else:
-            total = format_bytes(vcpus * part)
-            said.append(f"{guest} x {format_bytes(part)} = {total} of memory")
-        if touched is not None and touched < part // PAGE_BYTES:
-            whose = "the part they share" if overlap else "each part"
-            said.append(f"sparse: {touched:,} of {part // PAGE_BYTES:,} pages of {whose} touched")
-    if vcpus is None and part is not None and len(blocks) > 1:
-        said.append(f"{format_bytes(part)} of memory {'shared' if overlap else 'a vCPU'}")
-    said += [str(word) for name in ("order", "access") if (word := alike.get(name))]
-    if delay_ns:
-        said.append(f"fetch delay {format_ns(delay_ns)}")
-    said += _placed(alike.get("placement"))
-    rounds = len({trial.round for trial in result.trials if trial.round > 0})
-    said.append(f"{rounds} round{'' if rounds == 1 else 's'}")
-    return f"work: {', '.join(said)}"
-
-
-def _placed(placement: object) -> Iterator[str]:
-    """Say where threads and memory were asked to be, if they were."""
-    asked = placement if isinstance(placement, Mapping) else {}
-    if asked.get("pin") or asked.get("cpus"):
-        yield f"{'pinned to' if asked.get('pin') else 'on'} CPUs {asked.get('cpus') or 'allowed'}"
-    if asked.get("reader_cpus"):
-        yield f"readers on {asked['reader_cpus']}"
-    if asked.get("numa"):
-        yield f"memory {asked['numa']}"
-    if asked.get("cpu_latency_us") is not None:
-        yield f"CPU latency {asked['cpu_latency_us']} us"
-
-
-def _host(facts: Mapping[str, object]) -> str:
-    cpu, kernel, kvm = _group(facts, "cpu"), _group(facts, "kernel"), _group(facts, "kvm")
-    said = [
-        f"Linux {kernel['release']}" if "release" in kernel else "kernel unknown",
-        str(cpu.get("model", "CPU unknown")),
-    ]
-    if "allowed_count" in cpu:
-        listed = f" ({cpu['allowed']})" if "allowed" in cpu else ""
-        said.append(f"{cpu['allowed_count']} CPUs allowed{listed}")
-    said.append(f"paging {kvm.get('second_level_paging', 'unknown')}")
-    if cpu.get("hypervisor") is True:
-        said.append("itself a virtual machine")
-    return f"host: {', '.join(said)}"
-
-
-def _group(facts: Mapping[str, object], name: str) -> Mapping[str, object]:
-    found = facts.get(name)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _count(options: Mapping[str, object], name: str) -> int | None:
-    found = options.get(name)
-    return found if isinstance(found, int) and not isinstance(found, bool) else None
+    return MAX_COLUMNS - separators - sum(widths([_HEADERS[1:], *cells]))

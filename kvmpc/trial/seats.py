@@ -15,6 +15,7 @@ from kvmpc.host.headroom import allowed_cpus
 from kvmpc.host.numa import cpus_of_nodes, usable_nodes
 from kvmpc.kernel import syscalls
 from kvmpc.kernel.cpu_latency import LatencyRequest
+from kvmpc.result.metrics import CPU_LATENCY
 from kvmpc.trial.outcome import Finding
 from kvmpc.units import format_cpu_list
 from kvmpc.work.placement import Seating
@@ -106,7 +107,7 @@ class Seats:
         """Return the latency limit in force, where this trial asks for one."""
         if self._request is None:
             return {}
-        return {"cpu_latency_us": float(self._request.in_force_us())}
+        return {CPU_LATENCY.key: float(self._request.in_force_us())}
 
     def cautions(self, pages_per_node: Mapping[str, int]) -> list[Caution]:
         """Return where what was got is not what was asked. Call it when all threads have left."""

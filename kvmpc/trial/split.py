@@ -22,6 +22,7 @@ from kvmpc.kernel import syscalls
 from kvmpc.loops.stamps import STAMPS
 from kvmpc.loops.tsc import host_cycles_per_ns
 from kvmpc.pagers.pager import Pager
+from kvmpc.result.metrics import PART_QUANTILES, part_metric
 from kvmpc.trial.outcome import Finding
 from kvmpc.vm.memory import GuestMemory
 from kvmpc.work.layout import Layout
@@ -34,7 +35,6 @@ MAX_PAGES = 1 << 18
 _MAX_DISORDER = 0.001
 _MAX_RATE_DEVIATION = 0.01
 _READ_PAGES = 512
-_QUANTILES = (("p50", 0.5), ("p99", 0.99))
 
 _PARTS = {
     "noticed": ("STAMP_TOUCHED", "STAMP_CLAIMED"),
@@ -101,9 +101,9 @@ def latency_split(
     metrics = {}
     for part, cycles in found.items():
         cycles.sort()
-        for name, quantile in _QUANTILES:
+        for name, quantile in PART_QUANTILES.items():
             rank = max(1, -(-round(quantile * 100) * pages // 100))
-            metrics[f"{part}_{name}_ns"] = cycles[rank - 1] * 1e6 / tsc_khz
+            metrics[part_metric(part, name).key] = cycles[rank - 1] * 1e6 / tsc_khz
     return Finding(metrics=metrics, cautions=cautions)
 
 

@@ -19,6 +19,23 @@ from kvmpc.loops.records import (
     VcpuRecord,
 )
 from kvmpc.result.histogram import bucket_bounds, cycles_to_ns, quantile_cycles
+from kvmpc.result.metrics import (
+    CPU,
+    CPU_READERS,
+    CPU_VCPUS,
+    FAIRNESS,
+    FAULT_MAX,
+    FAULT_QUANTILES,
+    FETCH,
+    FINISH_SPREAD,
+    FULL_SPEED,
+    INSTALL,
+    MIB_RATE,
+    RATE,
+    START_SKEW,
+    TO_95_SPEED,
+    TO_HALF_SPEED,
+)
 from kvmpc.trial.outcome import Finding
 from kvmpc.units import GIB, MIB
 from kvmpc.vm.guest import Guest
@@ -81,7 +98,7 @@ def finding(
     weakened = cautions(
         work,
         elapsed_ns=elapsed_ns,
-        start_skew_ns=found["start_skew_ns"],
+        start_skew_ns=found[START_SKEW.key],
         returns=returns,
         guest_tsc_khz=khz,
         tsc_khz_seen=seen_khz,
@@ -165,31 +182,29 @@ def metrics(
     cpu_readers = sum(record.cpu_end_ns - record.cpu_start_ns for record in readers)
     rate = work.expected_pages / elapsed_ns * 1e9
     found = {
-        "pages_per_s": rate,
-        "mib_per_s": rate * work.unit_bytes / MIB,
-        "start_skew_ns": float(max(record.start_ns for record in vcpus) - gate_ns),
-        "cpu_vcpus_s": cpu_vcpus / 1e9,
-        "cpu_readers_s": cpu_readers / 1e9,
-        "cpu_s_per_gib": (cpu_vcpus + cpu_readers)
-        / 1e9
-        / (work.expected_pages * work.unit_bytes / GIB),
+        RATE.key: rate,
+        MIB_RATE.key: rate * work.unit_bytes / MIB,
+        START_SKEW.key: float(max(record.start_ns for record in vcpus) - gate_ns),
+        CPU_VCPUS.key: cpu_vcpus / 1e9,
+        CPU_READERS.key: cpu_readers / 1e9,
+        CPU.key: (cpu_vcpus + cpu_readers) / 1e9 / (work.expected_pages * work.unit_bytes / GIB),
     }
     fetches = sum(record.fetches for record in both)
     if fetches:
         per_ns = cycles_per_ns(both)
         tried = sum(record.installs + record.eexist for record in both)
-        found["install_ns_per_page"] = sum(r.install_cycles for r in both) / per_ns / tried
+        found[INSTALL.key] = sum(r.install_cycles for r in both) / per_ns / tried
         if work.fetch_delay_ns:
-            found["fetch_ns_per_page"] = sum(r.fetch_cycles for r in both) / per_ns / fetches
+            found[FETCH.key] = sum(r.fetch_cycles for r in both) / per_ns / fetches
     # With overlap most touches find their page present: their times are no fault times.
     if work.timed and not work.overlap:
         cycles = histogram(guest, work)
         longest = max(guest.record(vcpu).longest_cycles for vcpu in range(work.vcpus))
-        for key, quantile in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999)):
+        for quantile, metric in FAULT_QUANTILES.items():
             # A bucket's middle may lie above the longest touch in it, which is known exactly.
             at = min(quantile_cycles(cycles, quantile), longest)
-            found[f"fault_{key}_ns"] = cycles_to_ns(at, guest_tsc_khz)
-        found["fault_max_ns"] = cycles_to_ns(longest, guest_tsc_khz)
+            found[metric.key] = cycles_to_ns(at, guest_tsc_khz)
+        found[FAULT_MAX.key] = cycles_to_ns(longest, guest_tsc_khz)
     return found
 
 
@@ -234,13 +249,13 @@ def speeds(
     `end_ns`: from the gate, one entry per vCPU; `full_per_s`: None without further passes.
     """
     found: dict[str, float | None] = {
-        "fairness_share": fairness(end_ns),
-        "finish_spread_ns": float(max(end_ns) - min(end_ns)),
-        "full_speed_touches_per_s": full_per_s,
+        FAIRNESS.key: fairness(end_ns),
+        FINISH_SPREAD.key: float(max(end_ns) - min(end_ns)),
+        FULL_SPEED.key: full_per_s,
     }
     if full_per_s is not None and timeline:
-        found["to_half_speed_ns"] = time_to_speed_ns(timeline, end_ns, full_per_s, 0.5)
-        found["to_95_speed_ns"] = time_to_speed_ns(timeline, end_ns, full_per_s, 0.95)
+        found[TO_HALF_SPEED.key] = time_to_speed_ns(timeline, end_ns, full_per_s, 0.5)
+        found[TO_95_SPEED.key] = time_to_speed_ns(timeline, end_ns, full_per_s, 0.95)
     return Finding(metrics={name: value for name, value in found.items() if value is not None})
 
 

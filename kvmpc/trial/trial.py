@@ -14,6 +14,7 @@ from kvmpc.errors import Interrupted, KvmpcError, StuckError
 from kvmpc.kernel.kvm import Kvm
 from kvmpc.loops.records import RecordArray, SharedRecord
 from kvmpc.pagers.pager import Pager
+from kvmpc.result.metrics import SETUP, TEARDOWN
 from kvmpc.result.records import TrialResult
 from kvmpc.trial import tally, verify
 from kvmpc.trial.outcome import Finding, blank_result, fold
@@ -71,10 +72,10 @@ def run_trial(
                 counts = Finding(counts=tally.counts(rig.vcpu_records, rig.reader_records))
             hooks.before_verify(rig)
             verified = _verify(rig, interrupt)
-            setup = Finding(metrics={"setup_ns": float(ready_ns - begin_ns)})
+            setup = Finding(metrics={SETUP.key: float(ready_ns - begin_ns)})
             findings = [verified, counts, *_findings(rig, counts), setup]
             end_ns = time.monotonic_ns()
-        teardown = Finding(metrics={"teardown_ns": float(time.monotonic_ns() - end_ns)})
+        teardown = Finding(metrics={TEARDOWN.key: float(time.monotonic_ns() - end_ns)})
     except (Interrupted, StuckError):
         raise
     except (KvmpcError, OSError, MemoryError) as error:

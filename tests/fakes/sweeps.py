@@ -8,13 +8,30 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from kvmpc.caution import Caution
+from kvmpc.result.metrics import (
+    CPU,
+    CPU_READERS,
+    CPU_VCPUS,
+    FAULT_P50,
+    FAULT_P99,
+    FULL_SPEED,
+    INSTALL,
+    MIB_RATE,
+    RATE,
+    TO_95_SPEED,
+    TO_HALF_SPEED,
+    part_metric,
+)
 from kvmpc.result.records import PROFILED, Point, Profile, Result, Skip, TrialResult
+from kvmpc.units import PAGE_BYTES
+from kvmpc.work.work import Work
+from tests.fakes.results import fake_result, fake_trial, info_of
 
-__all__ = ["DOUBLED", "PAGERS", "USUAL", "complete", "label_of", "skipped", "sweep", "trial"]
+__all__ = ["DOUBLED", "PAGERS", "USUAL", "complete", "skipped", "sweep", "trial"]
 
 DOUBLED = (1, 2, 4, 8, 16, 32, 64, 128, 160)
 TSC_KHZ = 2_500_000.0
@@ -38,11 +55,6 @@ USUAL = (
 )  # fmt: skip
 
 
-def label_of(spec: str) -> str:
-    """Return what a pager is called in tables."""
-    return spec.replace("exit", "exit(sigbus)", 1) if spec.startswith("exit") else spec
-
-
 def trial(
     spec: str,
     vcpus: int,
@@ -56,48 +68,38 @@ def trial(
     """Return one trial of a pager whose rate is `rate`, give or take 3 %."""
     wanted = PAGERS[spec](vcpus) if rate is None else rate
     pages_per_s = wanted * math.exp(chance.gauss(0, 0.03))
-    pages = vcpus * PAGES_PER_VCPU
+    work = work_of(vcpus)
+    pages = work.expected_pages
     elapsed_ns = round(pages / pages_per_s * 1e9)
     fault_ns = vcpus / pages_per_s * 1e9
-    fetches = not spec.startswith("none")
-    busy = min(vcpus, 160) * (0.9 if spec.startswith("exit") else 0.35) + fetches * 1.0
+    info = info_of(spec)
+    busy = min(vcpus, 160) * (0.9 if info.kind == "exit" else 0.35) + info.fetches * 1.0
     cpu_s = busy * elapsed_ns / 1e9
     ends = [round(elapsed_ns * chance.uniform(0.9, 1)) for _ in range(vcpus - 1)]
-    fields: dict[str, Any] = {
-        "pager": spec,
-        "label": label_of(spec),
-        "fetches": fetches,
-        "round": round_number,
-        "status": "ok",
-        "error": None,
-        "verified": "yes" if fetches else "zeros",
-        "vcpus": vcpus,
-        "expected_pages": pages,
-        "sparse": False,
-        "elapsed_ns": elapsed_ns,
-        "metrics": {
-            "pages_per_s": pages_per_s,
-            "mib_per_s": pages_per_s / 256,
-            "cpu_vcpus_s": cpu_s * 0.8,
-            "cpu_readers_s": cpu_s * 0.2,
-            "cpu_s_per_gib": cpu_s / (pages / 262144),
-            "fault_p50_ns": fault_ns * 0.9,
-            "fault_p99_ns": fault_ns * 4,
-            **({"install_ns_per_page": 900 + fault_ns * 0.2} if fetches else {}),
-        },
-        "counts": {"installs": pages} if fetches else {},
+    metrics = {
+        RATE.key: pages_per_s,
+        MIB_RATE.key: pages_per_s / 256,
+        CPU_VCPUS.key: cpu_s * 0.8,
+        CPU_READERS.key: cpu_s * 0.2,
+        CPU.key: cpu_s / (pages / 262144),
+        FAULT_P50.key: fault_ns * 0.9,
+        FAULT_P99.key: fault_ns * 4,
+    }
+    if info.fetches:
+        metrics[INSTALL.key] = 900 + fault_ns * 0.2
+    made_up = {
+        "metrics": metrics,
         "histogram_cycles": histogram(fault_ns, pages, chance),
         "guest_tsc_khz": TSC_KHZ,
-        "guest_tsc_is_host_tsc": True,
         "per_vcpu": {"start_ns": (1000,) * vcpus, "end_ns": (*ends, elapsed_ns)},
-        "per_reader": {},
-        "pages_per_node": {"0": pages},
-        "warnings": (),
         "point": point,
     }
-    if changes.get("status") == "failed":
-        fields |= {"error": "vcpu1: page 22 holds the wrong tag", "verified": None, "metrics": {}}
-    return TrialResult(**(fields | changes))
+    return fake_trial(spec, round_number, pages_per_s, work=work, **(made_up | changes))
+
+
+def work_of(vcpus: int) -> Work:
+    """Return what a trial with so many vCPUs works on."""
+    return Work(vcpus=vcpus, mem_per_vcpu_bytes=PAGES_PER_VCPU * PAGE_BYTES)
 
 
 def histogram(
@@ -141,24 +143,9 @@ def sweep(
                 rate = PAGERS.get(spec, PAGERS["uffd"])(n) * factor(spec)
                 trials.append(trial(spec, n, number, chance, point=index, rate=rate))
     fields: dict[str, Any] = {
-        "tool_version": "0.1.0",
         "command": ("kvmpc", "sweep", "a synthetic spec.toml"),
-        "started": "2025-01-31T12:00:00+00:00",
-        "finished": True,
-        "options": {
-            "vcpus": vcpus[0],
-            "mem_per_vcpu_bytes": PAGES_PER_VCPU * 4096,
-            "touch_pages": None,
-            "order": "sequential",
-            "access": "write",
-            "overlap": False,
-            "seed": 1,
-            "fetch_delay_ns": 0,
-            "rounds": rounds,
-            "warmup": 1,
-        },
+        "options": {**asdict(work_of(vcpus[0])), "rounds": rounds, "warmup": 1},
         "pagers": tuple(pagers),
-        "labels": tuple(map(label_of, pagers)),
         "host": {
             "hostname": "synthetic",
             "distribution": "none: no machine has measured this",
@@ -170,15 +157,13 @@ def sweep(
             },
             "kvm": {"second_level_paging": "npt", "vendor_module": "kvm_amd"},
         },
-        "trials": tuple(trials),
         "warnings": (Caution("synthetic", "nobody measured these numbers", "measure"),),
         "points": tuple(Point(options=o, pagers=tuple(pagers)) for o in crossed),
-        "skipped": (),
         "spec": 'question = "does it scale?"\nvcpus = [1, 2, 4]\n',
     }  # fmt: skip
     if len(crossed) == 1:
         fields |= {"points": (), "spec": None}
-    return Result(**(fields | changes))
+    return fake_result(*trials, **(fields | changes))
 
 
 def complete(result: Result) -> Result:
@@ -217,19 +202,19 @@ def _timeline(trial: TrialResult) -> dict[str, tuple[int, ...]]:
 def _speeds(trial: TrialResult) -> dict[str, float]:
     elapsed_ns = float(trial.elapsed_ns or 0)
     return {
-        "full_speed_touches_per_s": 2.5 * trial.metrics["pages_per_s"],
-        "to_half_speed_ns": 0.6 * elapsed_ns,
-        "to_95_speed_ns": 0.9 * elapsed_ns,
+        FULL_SPEED.key: 2.5 * trial.metrics[RATE.key],
+        TO_HALF_SPEED.key: 0.6 * elapsed_ns,
+        TO_95_SPEED.key: 0.9 * elapsed_ns,
     }
 
 
 def _split(trial: TrialResult) -> dict[str, float]:
-    whole = trial.metrics["fault_p50_ns"]
+    whole = trial.metrics[FAULT_P50.key]
     if not trial.fetches:
         return {}
     shares = {"noticed": 0.4, "fetch": 0.05, "install": 0.35, "back": 0.2}
     return {
-        f"{part}_{name}_ns": whole * share * factor
+        part_metric(part, name).key: whole * share * factor
         for part, share in shares.items()
         for name, factor in (("p50", 1.0), ("p99", 6.0))
     }

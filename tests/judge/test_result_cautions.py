@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from kvmpc.judge.result_cautions import doubts, variation
+from kvmpc.judge.result_cautions import cautions_of_result, variation
 from kvmpc.result.records import Point
 
 Make = Callable[..., Any]
 
 
 def _codes(result: Any) -> list[str]:
-    return [caution.code for caution in doubts(result)]
+    return [caution.code for caution in cautions_of_result(result)]
 
 
-def test_a_steady_run_of_three_rounds_raises_no_doubt(make_result: Make, make_trial: Make) -> None:
+def test_a_steady_run_of_three_rounds_has_no_caution(make_result: Make, make_trial: Make) -> None:
     trials = [make_trial("uffd", number, 1000.0 + number) for number in range(4)]
     assert _codes(make_result(*trials)) == []
 
@@ -26,7 +26,9 @@ def test_a_steady_run_of_three_rounds_raises_no_doubt(make_result: Make, make_tr
 def test_too_few_rounds_are_said_with_a_remedy(
     make_result: Make, make_trial: Make, rounds: int, told: str
 ) -> None:
-    (caution,) = doubts(make_result(*(make_trial("uffd", n + 1) for n in range(rounds))))
+    (caution,) = cautions_of_result(
+        make_result(*(make_trial("uffd", n + 1) for n in range(rounds)))
+    )
     assert caution.code == "few-rounds"
     assert caution.text.startswith(told)
     assert "--rounds 3" in caution.remedy
@@ -44,19 +46,19 @@ def test_an_unsteady_row_is_named(make_result: Make, make_trial: Make) -> None:
     result = make_result(
         *(make_trial(name, at + 1, rates[name][at]) for at in range(3) for name in rates)
     )
-    (caution,) = doubts(result)
+    (caution,) = cautions_of_result(result)
     assert caution.code == "unsteady"
     assert caution.text.startswith("exit(sigbus): the rate varies by 33%")
 
 
-def test_rows_with_the_same_doubt_are_told_as_one_the_worst(
+def test_rows_with_the_same_caution_are_named_as_one_the_worst(
     make_result: Make, make_trial: Make
 ) -> None:
     trials = [
         make_trial(name, n, 100.0 + by * n) for n in (1, 2, 3) for name, by in (("uffd", 30.0),
                                                                               ("exit", 60.0))
     ]  # fmt: skip
-    (caution,) = doubts(make_result(*trials))
+    (caution,) = cautions_of_result(make_result(*trials))
     assert caution.text.startswith("exit(sigbus): the rate varies")
     assert caution.text.endswith("(the worst of 2 such rows)")
 
@@ -76,13 +78,13 @@ def test_a_row_of_a_sweep_is_named_with_its_point(make_result: Make, make_trial:
         for number in (1, 2, 3)
     ]
     points = tuple(Point(options={"vcpus": n}, pagers=("uffd",)) for n in (1, 2))
-    (caution,) = doubts(make_result(*trials, points=points))
+    (caution,) = cautions_of_result(make_result(*trials, points=points))
     assert caution.text.startswith("vcpus=2: uffd: the rate varies")
 
 
 def test_a_rate_that_drifts_is_said(make_result: Make, make_trial: Make) -> None:
     steps = [make_trial("uffd", n, 100.0 + n % 3 + (7 if n > 6 else 0)) for n in range(1, 13)]
-    (caution,) = doubts(make_result(*steps))
+    (caution,) = cautions_of_result(make_result(*steps))
     assert caution.code == "drift"
     assert "second half of the rounds is +7%" in caution.text
     alternating = [make_trial("uffd", n, 100.0 + 7 * (n % 2)) for n in range(1, 13)]
@@ -119,7 +121,7 @@ def test_variation_is_deviation_over_mean() -> None:
     assert variation([0.0, 0.0]) is None
 
 
-def test_a_row_with_a_failed_trial_has_no_rates_to_doubt(
+def test_a_row_with_a_failed_trial_has_no_rates_to_caution_about(
     make_result: Make, make_trial: Make
 ) -> None:
     rates = (100.0, 150.0, 80.0)

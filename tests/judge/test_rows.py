@@ -1,4 +1,4 @@
-"""Medians, paired ratios, quantiles and rows, on numbers one can do in the head."""
+"""Which trials count, paired ratios and rows, on numbers one can do in the head."""
 
 from __future__ import annotations
 
@@ -9,71 +9,19 @@ import pytest
 
 from kvmpc.judge.rows import (
     Row,
-    baseline_pager,
     compare_rows,
     measured_trials,
     paired_ratios,
-    reference_pager,
+    ratio_base,
+    share_base,
 )
-from kvmpc.judge.summary import Summary, median, summarise
-from kvmpc.result.histogram import cycles_to_ns, percentile_bounds, quantile_cycles
+from kvmpc.judge.summary import summarise
 
 Make = Callable[..., Any]
 
 
 def _rows(result: Any) -> dict[str, Row]:
     return {row.spec: row for row in compare_rows(result)}
-
-
-def test_the_median_of_an_even_number_lies_between_the_two_in_the_middle() -> None:
-    assert median([3, 1, 2]) == 2
-    assert median([4, 1, 2, 3]) == 2.5
-    assert median([]) is None
-
-
-def test_a_summary_has_the_middle_the_ends_and_the_number() -> None:
-    assert summarise([3.0, 1.0, 2.0]) == Summary(median=2, lowest=1, highest=3, low=1, high=3, n=3)
-    assert summarise([]) is None
-
-
-def test_from_six_values_on_there_is_an_interval_within_the_range() -> None:
-    few, enough = summarise(map(float, range(5))), summarise(map(float, range(25)))
-    assert few is not None
-    assert enough is not None
-    assert few.is_range
-    assert (few.low, few.high) == (few.lowest, few.highest)
-    assert not enough.is_range
-    assert enough.lowest < enough.low < enough.median < enough.high < enough.highest
-
-
-def test_cycles_become_ns_at_the_rate_of_the_counter() -> None:
-    assert cycles_to_ns(2500, 2_500_000) == 1000
-
-
-@pytest.mark.parametrize(
-    ("quantile", "bounds"),
-    [(0, (10, 19)), (0.5, (10, 19)), (0.51, (20, 29)), (0.99, (20, 29)), (0.999, (90, 99)),
-     (1, (90, 99))],
-)  # fmt: skip
-def test_a_quantile_lies_in_the_bucket_of_its_nearest_rank(
-    quantile: float, bounds: tuple[int, int]
-) -> None:
-    assert percentile_bounds([(10, 19, 500), (20, 29, 490), (90, 99, 10)], quantile) == bounds
-
-
-def test_a_rank_is_exact_where_its_product_is_not() -> None:
-    assert 0.07 * 100 > 7
-    assert percentile_bounds([(1, 1, 7), (2, 2, 93)], 0.07) == (1, 1)
-
-
-def test_a_quantile_is_the_midpoint_of_its_bucket() -> None:
-    assert quantile_cycles([(1024, 1087, 3)], 0.5) == 1055.5
-
-
-def test_an_empty_histogram_has_no_quantile() -> None:
-    assert percentile_bounds([], 0.5) is None
-    with pytest.raises(ValueError, match="empty"):
-        quantile_cycles([], 0.5)
 
 
 def test_warm_ups_and_failures_do_not_count(make_result: Make, make_trial: Make) -> None:
@@ -113,11 +61,11 @@ def test_a_round_that_lacks_either_side_gives_no_ratio(make_result: Make, make_t
 def test_the_baseline_is_the_first_pager_given_that_fetches(
     make_result: Make, make_trial: Make
 ) -> None:
-    trials = [make_trial(name) for name in ("exit", "uffd", "none,host=cold")]
-    result = make_result(*trials, pagers=("none,host=cold", "uffd", "exit"))
-    assert baseline_pager(result) == "uffd"
-    assert reference_pager(result) == "none,host=cold"
-    assert baseline_pager(make_result(trials[2])) is None
+    trials = [make_trial(name) for name in ("exit", "uffd", "none")]
+    result = make_result(*trials, pagers=("none", "uffd", "exit"))
+    assert ratio_base(result) == "uffd"
+    assert share_base(result) == "none"
+    assert ratio_base(make_result(trials[2])) is None
 
 
 def test_a_row_has_medians_ratio_and_share(make_result: Make, make_trial: Make) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from kvmpc.judge.reading import read
 from kvmpc.judge.regression import check
 from kvmpc.result.records import Point, Result, Skip, TrialResult
 from kvmpc.show.formats import format_check, format_result
@@ -124,7 +125,7 @@ def _result(*, uffd: float = 1e5, points: int = 1, failing: bool = False) -> Res
 
 
 def test_a_result_is_read_with_every_pager_passed(parser: Path) -> None:
-    found = _parsed(parser, format_result(_result(), "ktap"))
+    found = _parsed(parser, format_result(read(_result()), "ktap"))
     assert found["status"] == "SUCCESS"
     assert found["counts"] == {"passed": 3, "failed": 0, "crashed": 0, "skipped": 0, "errors": 0}
     assert [(name, status) for name, status, _ in found["tests"]] == [
@@ -139,7 +140,7 @@ def test_points_failures_and_skips_are_read_as_what_they_are(parser: Path) -> No
         skipped=(Skip(point=1, pager="none", reason="not enough memory # at all"),),
     )
     kept = tuple(t for t in result.trials if (t.point, t.pager) != (1, "none"))
-    found = _parsed(parser, format_result(replace(result, trials=kept), "ktap"))
+    found = _parsed(parser, format_result(read(replace(result, trials=kept)), "ktap"))
     assert found["status"] == "FAILURE"
     assert found["counts"] == {"passed": 4, "failed": 1, "crashed": 0, "skipped": 1, "errors": 0}
     assert ["vcpus=4: none", "SKIPPED"] in [each[:2] for each in found["tests"]]

@@ -16,7 +16,7 @@ import pytest
 from kvmpc.caution import Caution
 from kvmpc.errors import ResultFileError
 from kvmpc.result.document import from_json, load, to_json
-from kvmpc.result.records import Result, TrialResult
+from kvmpc.result.records import PROFILED, Result, Role, TrialResult
 
 Make = Callable[..., Any]
 
@@ -228,3 +228,8 @@ def test_records_cannot_be_changed(make_trial: Make) -> None:
     trial: TrialResult = make_trial("uffd")
     with pytest.raises(AttributeError):
         trial.status = "failed"  # type: ignore[misc]
+
+
+def test_a_round_says_what_a_trial_is_for(make_trial: Make) -> None:
+    roles = [make_trial("uffd", number).role for number in (PROFILED, 0, 1, 2)]
+    assert roles == [Role.PROFILED, Role.WARMUP, Role.MEASURED, Role.MEASURED]

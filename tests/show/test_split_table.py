@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kvmpc.judge.reading import read
 from kvmpc.result.records import Point
 from kvmpc.show.split_table import format_split
 
@@ -26,13 +27,15 @@ def split_trial(make_trial: Make) -> Make:
 
 
 def test_a_result_without_a_split_has_no_table(make_result: Make, make_trial: Make) -> None:
-    assert format_split(make_result(make_trial("uffd"))) == ""
+    assert format_split(read(make_result(make_trial("uffd")))) == ""
 
 
 def test_a_part_that_was_not_had_is_absent_and_a_pager_without_parts_has_no_row(
     make_result: Make, make_trial: Make, split_trial: Make
 ) -> None:
-    text = format_split(make_result(make_trial("none"), split_trial("uffd"), split_trial("exit")))
+    text = format_split(
+        read(make_result(make_trial("none"), split_trial("uffd"), split_trial("exit")))
+    )
     rows = [line.split() for line in text.splitlines() if "p50" in line]
     assert rows == [
         [label, "p50", "12.3", "us", "14", "us", "-", "3", "us", "-", "17", "us"]
@@ -45,7 +48,7 @@ def test_a_part_that_was_not_had_is_absent_and_a_pager_without_parts_has_no_row(
 def test_the_rows_of_a_sweep_stand_below_their_point(make_result: Make, split_trial: Make) -> None:
     trials = [split_trial("uffd", point=point) for point in (0, 1)]
     points = tuple(Point(options={"vcpus": count}, pagers=("uffd",)) for count in (1, 8))
-    lines = format_split(make_result(*trials, points=points)).splitlines()
+    lines = format_split(read(make_result(*trials, points=points))).splitlines()
     assert lines.index("vcpus=1") < lines.index("vcpus=8")
     assert sum("p99" in line for line in lines) == 2
 
@@ -54,6 +57,6 @@ def test_a_pager_with_a_failed_trial_has_no_split_as_it_has_no_row_in_the_table(
     make_result: Make, make_trial: Make, split_trial: Make
 ) -> None:
     failed = make_trial("exit", 2, status="failed")
-    text = format_split(make_result(split_trial("uffd"), split_trial("exit"), failed))
+    text = format_split(read(make_result(split_trial("uffd"), split_trial("exit"), failed)))
     assert "uffd" in text
     assert "exit" not in text.partition("medians over")[0]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from kvmpc.caution import Caution
+from kvmpc.judge.reading import read
 from kvmpc.result.document import from_json, to_json
 from kvmpc.result.records import PROFILED, WAITERS, Profile, Result
 from kvmpc.show.profile_table import format_profiles
@@ -259,7 +260,7 @@ def test_the_table_shows_shares_and_functions(
     make_trial: Callable[..., Any], make_result: Callable[..., Result]
 ) -> None:
     result = make_result(make_trial("uffd"), make_trial("uffd", PROFILED, profile=profiled()))
-    text = format_profiles(result)
+    text = format_profiles(read(result))
     row = next(line for line in text.splitlines() if line.startswith("uffd "))
     told = " ".join(text.split())
     assert row.split()[1:] == ["10%", "90%", "0.0%", "78%", "50%", "25%", "3.1%", "0.0%"]
@@ -272,7 +273,7 @@ def test_a_pager_that_could_not_be_profiled_says_why(
     make_trial: Callable[..., Any], make_result: Callable[..., Result]
 ) -> None:
     why = Caution("profile-absent", "not profiled: there is no perf in PATH", "install perf")
-    text = format_profiles(make_result(make_trial("uffd", PROFILED, warnings=(why,))))
+    text = format_profiles(read(make_result(make_trial("uffd", PROFILED, warnings=(why,)))))
     assert "not profiled: there is no perf in PATH; install perf" in text
     assert "spin" not in text
 
@@ -280,7 +281,7 @@ def test_a_pager_that_could_not_be_profiled_says_why(
 def test_a_result_without_profiles_has_no_such_table(
     make_trial: Callable[..., Any], make_result: Callable[..., Result]
 ) -> None:
-    assert format_profiles(make_result(make_trial("uffd"))) == ""
+    assert format_profiles(read(make_result(make_trial("uffd")))) == ""
 
 
 def test_a_pager_with_a_failed_trial_shows_no_profile(
@@ -292,7 +293,7 @@ def test_a_pager_with_a_failed_trial_shows_no_profile(
         make_trial("uffd", PROFILED, profile=profiled()),
         make_trial("exit", PROFILED, profile=profiled()),
     )
-    lines = format_profiles(make_result(*trials)).splitlines()
+    lines = format_profiles(read(make_result(*trials))).splitlines()
     assert [line for line in lines if "%" in line and line.startswith("uffd ")]
     (told,) = [line for line in lines if line.startswith("exit")]
     assert told == "exit(sigbus) has no profile to show: another trial of it failed"

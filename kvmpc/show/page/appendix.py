@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from kvmpc.caution import Caution
-from kvmpc.judge.result_cautions import doubts
+from kvmpc.judge.result_cautions import cautions_of_result
 from kvmpc.judge.rows import compare_rows
 from kvmpc.result.records import Result
 from kvmpc.show.page import text
@@ -96,7 +96,7 @@ def warnings(results: Sequence[tuple[str, Result]]) -> str:
 
 
 def _cautions(result: Result) -> Iterator[tuple[Caution, str]]:
-    for caution in (*result.warnings, *doubts(result)):
+    for caution in (*result.warnings, *cautions_of_result(result)):
         yield caution, "the run"
     for trial in result.trials:
         if trial.round != 0:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from kvmpc.judge.rows import baseline_pager, paired_ratios, reference_pager, usable_trials
+from kvmpc.judge.rows import paired_ratios, usable_trials
+from kvmpc.judge.rows import ratio_base as ratio_base
+from kvmpc.judge.rows import share_base as share_base
 from kvmpc.judge.summary import Summary, summarise, summarise_ratios
 from kvmpc.result.points import HOW_OFTEN, points_of, shown_option
 from kvmpc.result.records import Result, TrialResult
@@ -239,7 +241,7 @@ def of_ratio(fetches: bool) -> SummaryOf:
     """
 
     def summary(point: Result, spec: str) -> Summary | None:
-        to = baseline_pager(point) if fetches else reference_pager(point)
+        to = ratio_base(point) if fetches else share_base(point)
         if to is None or not usable_trials(point, spec) or not usable_trials(point, to):
             return None
         return summarise_ratios(paired_ratios(point, spec, to, "pages_per_s"))

@@ -1,0 +1,203 @@
+"""What is said of a result in sentences: what is needed to judge its table, and its cautions.
+
+Plain text, safe to print, in paragraphs that a view wraps as it likes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from kvmpc.judge.reading import PointReading, Reading
+from kvmpc.judge.resampling import CONFIDENCE
+from kvmpc.judge.rows import Row
+from kvmpc.result.facts import Facts
+from kvmpc.result.records import Result, Role
+from kvmpc.show.cells import clean
+from kvmpc.units import PAGE_BYTES, format_bytes, format_ns
+
+__all__ = ["format_warnings", "notes_of"]
+
+_SIGBUS_NOTE: Final = (
+    "exit(sigbus) is a pessimistic stand-in for exits on a kernel's own missing bitmap: a fault "
+    "walks the kernel's page lookup two or three times before it comes out, which a kernel that "
+    "checks a bitmap first does not do."
+)
+_ZEROS_NOTE: Final = (
+    "verified zeros: with the kernel's own fault (none,host=cold) a page can only hold zeros, so "
+    "its contents say nothing; presence was checked."
+)
+_POPULATED_NOTE: Final = (
+    "none,host=populated: KVM's shadow MMU maps 8 pages in one fault (the TDP MMU one), so there "
+    "not every touch is a fault, and the rate is no fault rate."
+)
+_OVERLAP_NOTE: Final = (
+    "No fault times: with overlap most touches find the page there, and are no faults."
+)
+
+
+def notes_of(reading: Reading) -> list[str]:
+    """Return the paragraphs below a table, most needed first, each once."""
+    return list(dict.fromkeys(clean(note) for note in _notes(reading)))
+
+
+def format_warnings(reading: Reading) -> list[str]:
+    """Return what tilts or weakens a result, each with its remedy.
+
+    What several measured trials say with other numbers is said once, in the words of the first,
+    with how many said it.
+    """
+    lines = list(dict.fromkeys(map(str, reading.cautions)))
+    alike: dict[str, list[str]] = {}
+    for trial in reading.result.trials:
+        for caution in trial.warnings if trial.role is Role.MEASURED else ():
+            text = re.sub(r"[\d.,]+", "#", caution.text)
+            alike.setdefault(text, []).append(f"{trial.label}: {caution}")
+    for texts in alike.values():
+        more = f" (so or similar in {len(texts)} trials)" if len(texts) > 1 else ""
+        lines.append(texts[0] + more)
+    return [clean(f"warning: {text}") for text in lines]
+
+
+def _notes(reading: Reading) -> Iterator[str]:
+    """Yield the paragraphs below the table, most needed first."""
+    result, points = reading.result, reading.points
+    if not result.finished:
+        yield "UNFINISHED: this run was stopped or is still going; the table holds what there is."
+    if not result.trials:
+        yield "No trial was run."
+    for at in points:
+        yield from _failures(at)
+    yield from _skipped(points)
+    for at in points:
+        yield from _references(at)
+    if result.question:
+        yield f"question: {result.question}"
+    yield _work(result, points)
+    yield _host(result)
+    shown = [row for at in points for row in at.rows if row.ok_trials]
+    if any(row.pager.provider == "sigbus" for row in shown):
+        yield _SIGBUS_NOTE
+    if any(row.verified == "zeros" for row in shown):
+        yield _ZEROS_NOTE
+    if any(row.pager.keys.get("host") == "populated" for row in shown):
+        yield _POPULATED_NOTE
+    if any(at.result.overlap for at in points if at.result.trials):
+        yield _OVERLAP_NOTE
+
+
+def _failures(at: PointReading) -> Iterator[str]:
+    for row in at.rows:
+        total = row.ok_trials + row.failed_trials
+        where = f" at {at.name}" if at.name else ""
+        for error in row.errors:
+            yield f"{row.label} failed{where} ({row.failed_trials} of {total} trials): {error}"
+
+
+def _skipped(points: Sequence[PointReading]) -> Iterator[str]:
+    """Say what this host could not run; what has the same reason, together."""
+    where: dict[str, list[str]] = {}
+    for at in points:
+        for skip in at.result.skipped:
+            what = at.result.pager(skip.pager).label
+            where.setdefault(skip.reason, []).append(f"{what} at {at.name}" if at.name else what)
+    for reason, skipped in where.items():
+        yield f"skipped {', '.join(skipped)}: {reason}"
+
+
+def _references(at: PointReading) -> Iterator[str]:
+    """Say what ratio and share refer to, or why there is none."""
+    where = f" at {at.name}" if at.name else ""
+    if (base := at.ratio_base) is not None:
+        if base.failed:
+            yield f"No ratios{where}: {base.label}, which they would refer to, failed."
+        elif len(at.rows) > 1:
+            yield f"ratio: to {base.label}, in the same round; {_spread_note(at.rows)}."
+    if (base := at.share_base) is not None:
+        if base.failed:
+            yield f"No shares{where}: {base.label}, which they would refer to, failed."
+        elif len(at.rows) > 1:
+            yield f"of none: to {base.label}, in the same round; median."
+
+
+def _spread_note(rows: Sequence[Row]) -> str:
+    """Say what stands in the brackets behind a median, and of how many rounds it comes."""
+    ratios = [row.ratio for row in rows if row.ratio is not None]
+    rounds = max((ratio.n for ratio in ratios), default=0)
+    if rounds < 2:
+        return "one round"
+    if all(ratio.is_range for ratio in ratios):
+        return f"median [range of the {rounds} rounds, too few for an interval]"
+    return f"median [{CONFIDENCE:.0%} interval] of {rounds} rounds"
+
+
+def _work(result: Result, points: Sequence[PointReading]) -> str:
+    """Say what all points have in common, or all there is to say of the only one."""
+    known = [at.result.options for at in points]
+    alike = {
+        name: value
+        for name, value in known[0].items()
+        if all(options.get(name) == value for options in known)
+    }
+    vcpus, part = _count(alike, "vcpus"), _count(alike, "mem_per_vcpu_bytes")
+    touched, delay_ns = _count(alike, "touch_pages"), _count(alike, "fetch_delay_ns")
+    overlap = all(at.result.overlap for at in points)
+    said = [f"{len(points)} points"] if len(points) > 1 else []
+    if vcpus is not None and part is not None:
+        guest = f"{vcpus} vCPU{'' if vcpus == 1 else 's'}"
+        if overlap:
+            said.append(f"{guest} share {format_bytes(part)} (overlap)")
+        else:
+            total = format_bytes(vcpus * part)
+            said.append(f"{guest} x {format_bytes(part)} = {total} of memory")
+        if touched is not None and touched < part // PAGE_BYTES:
+            whose = "the part they share" if overlap else "each part"
+            said.append(f"sparse: {touched:,} of {part // PAGE_BYTES:,} pages of {whose} touched")
+    if vcpus is None and part is not None and len(points) > 1:
+        said.append(f"{format_bytes(part)} of memory {'shared' if overlap else 'a vCPU'}")
+    said += [str(word) for name in ("order", "access") if (word := alike.get(name))]
+    if delay_ns:
+        said.append(f"fetch delay {format_ns(delay_ns)}")
+    said += _placed(alike.get("placement"))
+    rounds = result.measured_rounds
+    said.append(f"{rounds} round{'' if rounds == 1 else 's'}")
+    return f"work: {', '.join(said)}"
+
+
+def _placed(placement: object) -> Iterator[str]:
+    """Say where threads and memory were asked to be, if they were."""
+    asked = placement if isinstance(placement, Mapping) else {}
+    if asked.get("pin") or asked.get("cpus"):
+        yield f"{'pinned to' if asked.get('pin') else 'on'} CPUs {asked.get('cpus') or 'allowed'}"
+    if asked.get("reader_cpus"):
+        yield f"readers on {asked['reader_cpus']}"
+    if asked.get("numa"):
+        yield f"memory {asked['numa']}"
+    if asked.get("cpu_latency_us") is not None:
+        yield f"CPU latency {asked['cpu_latency_us']} us"
+
+
+def _host(result: Result) -> str:
+    facts = Facts(result.host)
+
+    def known(path: str, otherwise: str) -> str:
+        found = facts.get(path)
+        return otherwise if found is None else str(found)
+
+    said = [
+        f"Linux {facts.get('kernel.release')}" if facts.get("kernel.release") else "kernel unknown",
+        known("cpu.model", "CPU unknown"),
+    ]
+    if facts.get("cpu.allowed_count") is not None:
+        listed = known("cpu.allowed", "")
+        said.append(f"{facts.get('cpu.allowed_count')} CPUs allowed{listed and f' ({listed})'}")
+    said.append(f"paging {known('kvm.second_level_paging', 'unknown')}")
+    if facts.get("cpu.hypervisor") is True:
+        said.append("itself a virtual machine")
+    return f"host: {', '.join(said)}"
+
+
+def _count(options: Mapping[str, object], name: str) -> int | None:
+    found = options.get(name)
+    return found if isinstance(found, int) and not isinstance(found, bool) else None
