@@ -87,7 +87,8 @@ def answer_of(point: Result) -> Answer | None:
         return None
     best, *others = ordered
     second = others[0] if others else None
-    other = next((spec for spec in others if _kind(spec) != _kind(best)), None)
+    kind = rows[best].pager.kind
+    other = next((spec for spec in others if rows[spec].pager.kind != kind), None)
     if other == second:
         other = None
     baseline, reference = ratio_base(point), share_base(point)
@@ -108,10 +109,6 @@ def answer_of(point: Result) -> Answer | None:
 
 def _fetches(point: Result, spec: str) -> bool:
     return any(trial.fetches for trial in usable_trials(point, spec))
-
-
-def _kind(spec: str) -> str:
-    return spec.split(",")[0]
 
 
 def _lead(point: Result, best: str, to: str | None) -> Summary | None:

@@ -44,7 +44,9 @@ def test_rounds_and_seed_do_not_make_a_row_another_and_an_option_of_the_work_doe
 
 def test_two_providers_of_exits_are_never_one_row() -> None:
     before = sweep((1,), ("exit",), rounds=2)
-    assert change_between(before, replace(before, labels=("exit(bitmap)",))).rows == ()
+    assert (
+        change_between(before, replace(before, labels=("exit(bitmap)",), pager_infos=())).rows == ()
+    )
 
 
 def test_a_ratio_is_that_of_the_medians_and_its_interval_holds_it() -> None:

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from kvmpc.caution import Caution
 from kvmpc.judge.result_cautions import cautions_of_result
 from kvmpc.judge.rows import compare_rows
+from kvmpc.result.pager_info import pager_of_spelling
 from kvmpc.result.records import Result
 from kvmpc.show.page import text
 from kvmpc.show.page.markup import bullets, esc, heading, paragraph, table
-from kvmpc.show.page.pagers import is_stand_in
 from kvmpc.show.page.panels import Panel, shown_pagers
 from kvmpc.show.page.published import SHAPES
 
@@ -179,10 +179,11 @@ def again(results: Sequence[tuple[str, Result]]) -> str:
 
 def notes(results: Sequence[tuple[str, Result]], shapes: Sequence[str]) -> str:
     """Return what words and rows mean."""
-    labels = {trial.label for _, result in results for trial in result.trials}
+    named = {(trial.pager, trial.label) for _, result in results for trial in result.trials}
+    providers = {pager_of_spelling(spec, label).provider for spec, label in named}
     verified = {trial.verified for _, result in results for trial in result.trials}
     told = [_READ_ME, f"Intervals, in brackets: {text.INTERVAL}.", _ABSENT]
-    if any(map(is_stand_in, labels)):
+    if "sigbus" in providers:
         told.append(_SIGBUS)
     if "zeros" in verified:
         told.append(_ZEROS)

@@ -1,39 +1,27 @@
-"""What the page reads out of a pager's spec or label, for a result says no more of it.
+"""What the charts ask of a pager: whether it fetches, how many readers it has, its family.
 
-All of it, so that nothing else here knows how a spec is spelled.
+By its spec, which is all that a line of a chart keeps; how specs are spelled is known to
+`kvmpc.result.pager_info` alone.
 """
 
 from __future__ import annotations
 
-import re
+from kvmpc.result.pager_info import pager_of_spelling
 
-__all__ = ["family_of", "is_none", "is_stand_in", "readers_of"]
-
-_READERS = re.compile(r",readers=(\d+)")
+__all__ = ["family_of", "is_none", "readers_of"]
 
 
 def is_none(spec: str) -> bool:
     """Return whether a pager leaves the fault to the kernel, so that nothing is fetched."""
-    return _kind(spec) == "none"
+    return pager_of_spelling(spec, spec).kind == "none"
 
 
 def readers_of(spec: str) -> int | None:
     """Return how many readers each userfaultfd has; None where the pager needs none."""
-    if _kind(spec) != "uffd":
-        return None
-    readers = _READERS.search(spec)
-    return int(readers[1]) if readers else 1
+    readers = pager_of_spelling(spec, spec).keys.get("readers")
+    return int(readers) if readers is not None and readers.isdecimal() else None
 
 
 def family_of(label: str) -> str:
     """Return what pagers are called together that differ in their readers only."""
-    return _READERS.sub("", label)
-
-
-def is_stand_in(label: str) -> bool:
-    """Return whether a pager's exits stand in for those of a kernel's own missing bitmap."""
-    return "(sigbus)" in label
-
-
-def _kind(spec: str) -> str:
-    return spec.split(",")[0]
+    return ",".join(word for word in label.split(",") if not word.startswith("readers="))

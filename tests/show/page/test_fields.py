@@ -22,6 +22,7 @@ OF_RESULT: Mapping[str, tuple[Any, str]] = {
     "options": ({**BASE.options, "order": "odd-order"}, "order=odd-order"),
     "pagers": ((*BASE.pagers, "odd-pager"), "odd-pager"),
     "labels": (("none", "odd-label"), "odd-label"),
+    "pager_infos": ((replace(BASE.pager("uffd"), label="odd-info"),), "odd-info"),
     "host": ({**BASE.host, "odd": {"fact": "odd-value"}}, "odd-value"),
     "trials": ((), "No trial was run"),
     "warnings": ((Caution("odd", "odd-caution", "odd-remedy"),), "odd-remedy"),

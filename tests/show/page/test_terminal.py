@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from kvmpc.judge.reading import read
 from kvmpc.result.records import Result
 from kvmpc.show.page import tables
 from kvmpc.show.page.counters import counters
@@ -46,7 +47,7 @@ def _on_page(result: Result, label: str) -> list[tuple[str, ...]]:
 
 
 def _in_terminal(result: Result, label: str) -> list[list[str]]:
-    lines = [line.split() for line in format_table(result).splitlines()]
+    lines = [line.split() for line in format_table(read(result)).splitlines()]
     return [
         cells for cells in lines if cells[:1] == [label] and cells[-1] in ("yes", "zeros", "FAILED")
     ]
