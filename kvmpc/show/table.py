@@ -13,7 +13,6 @@ from typing import Final
 
 from kvmpc.judge.reading import PointReading, Reading
 from kvmpc.judge.rows import Row
-from kvmpc.result.records import Result
 from kvmpc.show.cells import (
     clean,
     columns,
@@ -31,7 +30,6 @@ __all__ = [
     "format_markdown",
     "format_table",
     "markdown_table",
-    "verdict_of",
 ]
 
 MAX_COLUMNS: Final = 99
@@ -116,12 +114,6 @@ def _cells(row: Row, *, with_spread: bool) -> list[str]:
         number(row.cpu_s_per_gib),
         row.outcome,
     ]
-
-
-def verdict_of(row: Row, point: Result) -> str:
-    """Return what the column "verified" says of a row."""
-    del point
-    return row.outcome
 
 
 def _room_for_pager(cells: Sequence[Sequence[str]]) -> int:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from kvmpc.judge.rows import Row, compare_rows
-from kvmpc.result.records import Result
 from kvmpc.show.page import text
 from kvmpc.show.page.chart import Table
 from kvmpc.show.page.panels import Panel, of_metric, shown_pagers
-from kvmpc.show.table import verdict_of
 
 __all__ = ["NUMBER_HEADERS", "number_groups", "scaling"]
 
@@ -25,12 +23,12 @@ _SCALING: Final = ("pager", "first", "peak", "peak at", "last", "last of peak", 
 def number_groups(panel: Panel) -> list[tuple[str, list[tuple[str, ...]]]]:
     """Return rows of `NUMBER_HEADERS` by point; the name of the only point is empty."""
     return [
-        (panel.spell(index), [_number_cells(row, point) for row in compare_rows(point)])
+        (panel.spell(index), [_number_cells(row) for row in compare_rows(point)])
         for index, point in enumerate(panel.points)
     ]
 
 
-def _number_cells(row: Row, point: Result) -> tuple[str, ...]:
+def _number_cells(row: Row) -> tuple[str, ...]:
     return (
         row.label,
         text.number(row.pages_per_s),
@@ -40,7 +38,7 @@ def _number_cells(row: Row, point: Result) -> tuple[str, ...]:
         text.duration(row.fault_p50_ns),
         text.duration(row.fault_p99_ns),
         text.number(row.cpu_s_per_gib),
-        verdict_of(row, point),
+        row.outcome,
         str(row.ok_trials),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvmpc.show.page.pagers import family_of, readers_of
+from kvmpc.show.page.pagers import family_of, is_none, readers_of
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,8 @@ def test_readers_are_those_of_a_pager_that_needs_them(spec: str, readers: int | 
 
 def test_a_family_is_named_by_all_but_its_readers() -> None:
     assert family_of("uffd,readers=4,fetch=blocking") == "uffd,fetch=blocking"
+
+
+def test_none_is_none_whatever_the_host_has() -> None:
+    assert is_none("none,host=cold")
+    assert not is_none("uffd")
