@@ -138,7 +138,7 @@ scripted_kernel:
     cmp rcx, [rbx + resolver.range_len]
     jae .done
     inc qword ptr [rbx + resolver.range_start]
-    shl rcx, PAGE_SHIFT
+    shl rcx, UNIT_SHIFT
     add rcx, [rbx + resolver.data_gpa]
     mov [rbp + kvm_run.memory_fault_gpa], rcx
     mov dword ptr [rbp + kvm_run.exit_reason], KVM_EXIT_MEMORY_FAULT
@@ -150,7 +150,7 @@ scripted_kernel:
     jz .none
     mov rcx, [rbx + resolver.range_start]
     inc qword ptr [rbx + resolver.range_start]
-    shl rcx, PAGE_SHIFT
+    shl rcx, UNIT_SHIFT
     add rcx, [rbx + resolver.data_hva]
     mov [rsi + uffd_msg.address], rcx
     mov byte ptr [rsi + uffd_msg.event], UFFD_EVENT_PAGEFAULT
