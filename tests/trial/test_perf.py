@@ -13,6 +13,7 @@ import pytest
 
 from kvmpc.errors import Interrupted
 from kvmpc.loops.program import load
+from kvmpc.loops.steps import Steps
 from kvmpc.trial import perf
 from kvmpc.trial.perf import Recorder, named_loops
 from kvmpc.trial.samples import Sample
@@ -102,7 +103,7 @@ def recorded(interrupt: Interrupt | None = None) -> tuple[list[Sample], str]:
     """Return what a recording gives, and what its problem is, without the common words."""
     before, own = _open_fds(), _children()
     with Recorder(interrupt or Interrupt()) as recorder:
-        recorder.begin({23: "vcpus"}, load({}))
+        recorder.begin({23: "vcpus"}, load(Steps()))
         recorder.end()
         with recorder.samples() as samples:
             found = list(samples)
@@ -200,7 +201,7 @@ def map_path() -> Path:
 
 
 def test_the_loops_have_names_while_perf_reads_them(map_path: Path) -> None:
-    program = load({})
+    program = load(Steps())
     with named_loops(program):
         assert stat.S_IMODE(map_path.stat().st_mode) == 0o600
         rows = [line.split() for line in map_path.read_text().splitlines()]
@@ -214,7 +215,7 @@ def test_the_loops_have_names_while_perf_reads_them(map_path: Path) -> None:
 
 
 def test_the_names_go_away_when_the_block_fails(map_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), named_loops(load({})):
+    with pytest.raises(ZeroDivisionError), named_loops(load(Steps())):
         raise ZeroDivisionError
     assert not map_path.exists()
 
@@ -230,7 +231,7 @@ def test_what_stands_in_the_way_is_neither_followed_nor_changed(
     else:
         map_path.write_text("precious")
     try:
-        with named_loops(load({})):
+        with named_loops(load(Steps())):
             pass
         assert (victim.read_text(), map_path.read_text()) == ("precious", "precious")
     finally:
