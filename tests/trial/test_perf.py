@@ -207,7 +207,7 @@ def test_the_loops_have_names_while_perf_reads_them(map_path: Path) -> None:
         rows = [line.split() for line in map_path.read_text().splitlines()]
     assert not map_path.exists()
     starts = {name: int(start, 16) for start, _, name in rows}
-    assert {"vcpu_loop", "reader_loop", "resolve", "install"} <= set(starts)
+    assert {"vcpu_loop", "reader_loop", "resolve", "install_copy"} <= set(starts)
     assert starts["vcpu_loop"] == program.address("vcpu_loop")
     ends = [int(start, 16) + int(size, 16) for start, size, _ in rows]
     assert ends[:-1] == [int(start, 16) for start, _, _ in rows[1:]], "no gap, no overlap"
