@@ -20,6 +20,7 @@ from kvmpc.judge.rows import (
     usable_trials,
 )
 from kvmpc.judge.summary import Summary, summarise_ratios
+from kvmpc.result.metrics import RATE
 from kvmpc.result.records import Result
 
 __all__ = ["Answer", "Why", "answer_of"]
@@ -115,7 +116,7 @@ def _lead(point: Result, best: str, to: str | None) -> Summary | None:
     """Return the rate of one pager over another's, round by round; None where either has none."""
     if to is None or not usable_trials(point, to):
         return None
-    return summarise_ratios(paired_ratios(point, best, to, "pages_per_s"))
+    return summarise_ratios(paired_ratios(point, best, to, RATE.key))
 
 
 def _why(second: str | None, lead: Summary | None) -> Why:

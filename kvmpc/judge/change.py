@@ -18,6 +18,7 @@ from kvmpc.judge.matching import Unmatched, match, pair_cautions
 from kvmpc.judge.resampling import change_interval
 from kvmpc.judge.rows import usable_trials, values_of
 from kvmpc.judge.summary import Summary, median
+from kvmpc.result.metrics import CPU, FAULT_P99, RATE
 from kvmpc.result.records import Result
 
 __all__ = [
@@ -29,8 +30,7 @@ __all__ = [
     "ratio_of_medians",
 ]
 
-_RATE: Final = "pages_per_s"
-_METRICS: Final = (_RATE, "fault_p99_ns", "cpu_s_per_gib")
+_METRICS: Final = (RATE.key, FAULT_P99.key, CPU.key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class ChangedRow:
     @property
     def rate(self) -> Summary | None:
         """The rate after over the rate before."""
-        return self.ratios.get(_RATE)
+        return self.ratios.get(RATE.key)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from kvmpc.judge.change import Change, ChangedRow, change_of
 from kvmpc.judge.summary import Summary
+from kvmpc.result.metrics import CPU, FAULT_P99, RATE
 from kvmpc.result.points import identity
 from kvmpc.result.records import Result
 from kvmpc.show.page import text
@@ -40,12 +41,9 @@ def _changed_cells(row: ChangedRow) -> tuple[str, ...]:
     return (
         row.label,
         row.where or "-",
-        text.number(row.before.get("pages_per_s")),
-        text.number(row.after.get("pages_per_s")),
-        *(
-            text.interval(row.ratios.get(name))
-            for name in ("pages_per_s", "fault_p99_ns", "cpu_s_per_gib")
-        ),
+        text.number(row.before.get(RATE.key)),
+        text.number(row.after.get(RATE.key)),
+        *(text.interval(row.ratios.get(name)) for name in (RATE.key, FAULT_P99.key, CPU.key)),
     )
 
 
@@ -89,7 +87,7 @@ def change_chart(before: Panel, after: Mapping[int, Result]) -> LinesChart | Row
         # Labels too: two providers of exits are two pagers.
         if partner is None or _label(partner, spec) != _label(point, spec):
             return None
-        return change_of("pages_per_s", spec, point, partner)
+        return change_of(RATE.key, spec, point, partner)
 
     return panel_chart(
         before,

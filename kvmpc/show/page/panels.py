@@ -14,6 +14,7 @@ from kvmpc.judge.rows import paired_ratios, usable_trials
 from kvmpc.judge.rows import ratio_base as ratio_base
 from kvmpc.judge.rows import share_base as share_base
 from kvmpc.judge.summary import Summary, summarise, summarise_ratios
+from kvmpc.result.metrics import CPU_READERS, CPU_VCPUS, RATE
 from kvmpc.result.points import HOW_OFTEN, points_of, shown_option
 from kvmpc.result.records import Result, TrialResult
 from kvmpc.show.page import text
@@ -160,7 +161,7 @@ def metric(trial: TrialResult, name: str) -> float | None:
     found = trial.metrics.get(name)
     if found is not None or name != "cpus_busy":
         return found
-    parts = [trial.metrics.get(part) for part in ("cpu_vcpus_s", "cpu_readers_s")]
+    parts = [trial.metrics.get(part) for part in (CPU_VCPUS.key, CPU_READERS.key)]
     known = [part for part in parts if part is not None]
     return sum(known) * 1e9 / trial.elapsed_ns if known and trial.elapsed_ns else None
 
@@ -244,6 +245,6 @@ def of_ratio(fetches: bool) -> SummaryOf:
         to = ratio_base(point) if fetches else share_base(point)
         if to is None or not usable_trials(point, spec) or not usable_trials(point, to):
             return None
-        return summarise_ratios(paired_ratios(point, spec, to, "pages_per_s"))
+        return summarise_ratios(paired_ratios(point, spec, to, RATE.key))
 
     return summary

@@ -9,6 +9,7 @@ from typing import Final
 from kvmpc.judge.rows import usable_trials
 from kvmpc.judge.summary import median
 from kvmpc.result.histogram import cycles_to_ns
+from kvmpc.result.metrics import FULL_SPEED, TO_95_SPEED, TO_HALF_SPEED
 from kvmpc.result.records import Result, TrialResult
 from kvmpc.show.page import text
 from kvmpc.show.page.chart import (
@@ -25,7 +26,6 @@ from kvmpc.show.page.panels import Panel, metrics_by_round
 __all__ = ["fairness", "latency", "split", "spreads_of", "survival", "timeline"]
 
 _QUANTILES: Final = (0.1, 0.5, 0.9, 0.99, 0.999)
-_FULL: Final = "full_speed_touches_per_s"
 _PARTS: Final = ("noticed", "fetch", "install", "back", "install_back")
 
 _Pair = tuple[float | None, float | None]
@@ -218,11 +218,11 @@ def timeline(panel: Panel, pagers: Mapping[str, str]) -> CurvesChart:
     """
     point = panel.points[-1]
     trials = _median_trials(point, pagers)
-    shared = all(_FULL in trial.metrics for trial in trials.values())
+    shared = all(FULL_SPEED.key in trial.metrics for trial in trials.values())
     courses = {
         spec: dots
         for spec, trial in trials.items()
-        if (dots := _course(trial, trial.metrics[_FULL] if shared else None))
+        if (dots := _course(trial, trial.metrics[FULL_SPEED.key] if shared else None))
     }
     full = (
         " Full speed is that of further passes over memory that is there; a vCPU that has all its "
@@ -261,9 +261,9 @@ def timeline(panel: Panel, pagers: Mapping[str, str]) -> CurvesChart:
 def _speed_cells(point: Result, spec: str) -> Iterator[str]:
     """Yield when a pager's guest had half and 95 % of its full speed, and that speed: medians."""
     for name, spell in (
-        ("to_half_speed_ns", text.duration),
-        ("to_95_speed_ns", text.duration),
-        (_FULL, text.number),
+        (TO_HALF_SPEED.key, text.duration),
+        (TO_95_SPEED.key, text.duration),
+        (FULL_SPEED.key, text.number),
     ):
         yield spell(median(metrics_by_round(point, spec, name).values()))
 

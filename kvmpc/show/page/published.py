@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from kvmpc.result.metrics import RATE
 from kvmpc.show.page import text
 from kvmpc.show.page.chart import ChartLine, Dot, LinesChart, Scale
 from kvmpc.show.page.panels import Panel, against_axis, of_metric, shown_pagers
@@ -91,7 +92,7 @@ def shape_chart(panel: Panel, name: str) -> LinesChart:
 
 
 def _measured(panel: Panel) -> Iterator[ChartLine]:
-    for line in against_axis(panel, shown_pagers(panel), of_metric("pages_per_s")):
+    for line in against_axis(panel, shown_pagers(panel), of_metric(RATE.key)):
         if len(line.dots) > 1:
             yield _over_first(line)
 

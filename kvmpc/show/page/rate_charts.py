@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from kvmpc.result.metrics import CPU, FAULT_P50, FAULT_P99, INSTALL, RATE
 from kvmpc.show.page import text
 from kvmpc.show.page.chart import (
     Chart,
@@ -107,7 +108,7 @@ _MAIN: Final = (
         title="Rate",
         y_label="pages/s",
         note=f"4 KiB pages that became present in a second, of all vCPUs together. {_INTERVAL}",
-        summary=of_metric("pages_per_s"),
+        summary=of_metric(RATE.key),
         spell=text.short,
         absent="no trial gave a rate.",
     ),
@@ -136,7 +137,7 @@ _MAIN: Final = (
         note="Time in the system call that installs a page, from the loops' own cycle sums; for "
         "uffd it holds the wake-up of the vCPU. It grows where installers wait for each other, or "
         "for a CPU.",
-        summary=of_metric("install_ns_per_page"),
+        summary=of_metric(INSTALL.key),
         spell=text.duration,
         absent="no pager here installs pages itself.",
     ),
@@ -156,7 +157,7 @@ _MAIN: Final = (
         y_label="CPU s per GiB",
         note="CPU time of vCPU threads (the guest's included) and readers, for each GiB supplied: "
         "what the memory cost.",
-        summary=of_metric("cpu_s_per_gib"),
+        summary=of_metric(CPU.key),
         spell=text.short,
         absent="no trial has CPU times.",
     ),
@@ -177,7 +178,7 @@ _MAIN: Final = (
         title="Fault time, median",
         y_label="fault p50",
         note="How long a touch of a missing page took, by the guest's own clock.",
-        summary=of_metric("fault_p50_ns"),
+        summary=of_metric(FAULT_P50.key),
         spell=text.duration,
         absent=_NO_FAULTS,
     ),
@@ -186,7 +187,7 @@ _MAIN: Final = (
         title="Fault time, 99th percentile",
         y_label="fault p99",
         note="One touch in a hundred took longer.",
-        summary=of_metric("fault_p99_ns"),
+        summary=of_metric(FAULT_P99.key),
         spell=text.duration,
         absent=_NO_FAULTS,
     ),

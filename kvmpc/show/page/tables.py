@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from kvmpc.judge.rows import Row, compare_rows
+from kvmpc.result.metrics import RATE
 from kvmpc.show.page import text
 from kvmpc.show.page.chart import Table
 from kvmpc.show.page.panels import Panel, of_metric, shown_pagers
@@ -55,7 +56,7 @@ def _scaling_cells(panel: Panel, spec: str, label: str) -> tuple[str, ...]:
     rates = [
         (rate.median, index)
         for index, point in enumerate(panel.points)
-        if (rate := of_metric("pages_per_s")(point, spec)) is not None
+        if (rate := of_metric(RATE.key)(point, spec)) is not None
     ]
     if len(rates) < 2:
         return ()
