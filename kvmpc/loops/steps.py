@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-__all__ = ["Fetch", "InstallStep", "Steps", "Wait"]
+__all__ = ["InstallStep", "Steps"]
 
 Fetch = Literal["fetch_now", "fetch_sleep", "fetch_now_noted", "fetch_sleep_noted"]
 Stage = Literal["stage_tags", "stage_stamped", "stage_stamped_later"]

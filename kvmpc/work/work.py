@@ -113,11 +113,6 @@ class Work:
         return PAGE_BYTES
 
     @property
-    def unit_shift(self) -> int:
-        """The power of two that `unit_bytes` is."""
-        return self.unit_bytes.bit_length() - 1
-
-    @property
     def pages_per_part(self) -> int:
         """Pages in one vCPU's part, touched or not."""
         return self.mem_per_vcpu_bytes // self.unit_bytes
