@@ -11,10 +11,19 @@ import click
 
 from kvmpc.cli.check import baseline, check
 from kvmpc.cli.measure import compare, run, sweep
-from kvmpc.cli.output import EXIT_FAILED, EXIT_HOST, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from kvmpc.cli.output import (
+    EXIT_FAILED,
+    EXIT_HOST,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    say,
+    true_code,
+)
 from kvmpc.cli.probe import probe
 from kvmpc.cli.report import report
 from kvmpc.cli.show import show
+from kvmpc.cli.streams import standard_streams
 from kvmpc.errors import HostError, Interrupted, KvmpcError, UsageError
 
 __all__ = ["cli", "main"]
@@ -33,7 +42,7 @@ Examples:
 
 \b
 Exit codes: 0 ok, 1 regression, 2 wrong usage or no comparison, 3 this host cannot (the message
-says what would help), 4 a trial failed, 130 interrupted.
+says what would help), 4 a trial failed or a document is not whole, 130 interrupted.
 """
 
 
@@ -60,20 +69,27 @@ _EXIT_CODES: tuple[tuple[type[KvmpcError], int], ...] = (
 
 def main() -> int:
     """Run the command line and return its exit code."""
+    with standard_streams():
+        return true_code(_run())
+
+
+def _run() -> int:
     try:
         result = cli.main(standalone_mode=False)
+    except SystemExit as left:  # a command that has said all
+        return left.code if isinstance(left.code, int) else EXIT_FAILED
     except click.exceptions.Abort:
         return EXIT_INTERRUPTED
     except click.ClickException as error:
         error.show()
-        return error.exit_code
+        return EXIT_USAGE  # whatever click thinks: its 1 is ours for a regression
     except KvmpcError as error:
-        click.echo(f"kvmpc: {error}", err=True)
+        say(f"kvmpc: {error}", err=True)
         return next(code for family, code in _EXIT_CODES if isinstance(error, family))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except OSError as error:  # of our output: all else that the kernel refuses is a KvmpcError
-        click.echo(f"kvmpc: {error}", err=True)
+    except (OSError, MemoryError) as error:  # a limit that no check foresaw
+        say(f"kvmpc: {error or 'out of memory'}", err=True)
         return EXIT_FAILED
     except Exception:  # noqa: BLE001 - a defect of ours, and Python's own exit code means regression
         traceback.print_exc()

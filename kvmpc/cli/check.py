@@ -7,7 +7,7 @@ import sys
 import click
 
 from kvmpc.cli.options import format_option
-from kvmpc.cli.output import EXIT_FAILED, EXIT_REGRESSION, say
+from kvmpc.cli.output import EXIT_FAILED, EXIT_REGRESSION, print_as, say
 from kvmpc.errors import UsageError
 
 __all__ = ["baseline", "check"]
@@ -165,7 +165,7 @@ def check(
     new = [load(file) for file in files]
     old = [result for each in against for result in load_against(each)]
     found = regression.check(old, new, criteria)
-    say(format_check(found, kind), newline=kind == "table")
+    print_as(kind, format_check(found, kind))
     for warning in check_warnings(found, old, new):
         say(warning, err=True)
     if found.red is regression.Status.WORSE:

@@ -1,11 +1,11 @@
 """What the commands share: exit codes, and the ways to tell a person something.
 
-Data goes to stdout, progress and warnings to stderr.
+Data goes to stdout, progress and warnings to stderr. Nothing here raises for a stream that takes
+nothing: the work goes on, and `true_code` decides what the exit code has to say about it.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +13,10 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import click
+
+from kvmpc.cli.streams import stderr, stdout
+from kvmpc.errors import describe_errno
+from kvmpc.result.streams import STDERR, write_whole
 
 if TYPE_CHECKING:
     from kvmpc.result.records import Result, TrialResult
@@ -24,14 +28,18 @@ __all__ = [
     "EXIT_OK",
     "EXIT_REGRESSION",
     "EXIT_USAGE",
+    "hand_out",
+    "print_as",
     "print_result",
     "progress",
     "say",
     "say_stopping",
+    "true_code",
 ]
 
 EXIT_OK, EXIT_REGRESSION, EXIT_USAGE, EXIT_HOST, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 
+_FOR_PEOPLE = ("table", "markdown")
 
 _TOLD_EVERY_S = 60.0
 """How often progress is told where there is no terminal to show a bar."""
@@ -45,10 +53,7 @@ def progress(length: int, done: int = 0) -> Iterator[Advance]:
 
     Yields what is to be called after each trial, with the seconds that are left.
     """
-    if sys.stderr is None:  # it was closed
-        yield lambda _, __: None
-        return
-    if not sys.stderr.isatty():
+    if not stderr.isatty():
         yield _Lines(length, done).advance
         return
     with click.progressbar(
@@ -87,7 +92,7 @@ def print_result(result: Result, *, err: bool, kind: str = "table") -> None:
     from kvmpc.show.split_table import format_split
 
     reading = read(result)
-    say(format_result(reading, kind), err=err, newline=kind == "table")
+    print_as(kind, format_result(reading, kind), err=err)
     if kind == "table":
         for text in filter(None, (format_split(reading), format_profiles(reading))):
             say(f"\n{text}", err=err)
@@ -95,21 +100,42 @@ def print_result(result: Result, *, err: bool, kind: str = "table") -> None:
         say(warning, err=True)
 
 
+def print_as(kind: str, text: str, *, err: bool = False) -> None:
+    """Print what `kvmpc.show.formats` made: what programs read as a document."""
+    if kind in _FOR_PEOPLE:
+        say(text.removesuffix("\n") if kind == "markdown" else text, err=err)
+    else:
+        hand_out(text, err=err)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print `text` and a newline, on stderr with `err`, for whoever is there to read it."""
+    click.echo(text, err=err)
+
+
+def hand_out(text: str, *, err: bool = False) -> None:
+    """Print a document: it arrives whole, or the exit code says that it did not."""
+    (stderr if err else stdout).hand_out(text)
+
+
 def say_stopping(signal_name: str) -> None:
-    # Not through sys.stderr: a signal handler may have interrupted a write to it.
+    """Say that a signal was heard; in its handler, so past a write that it may have interrupted."""
     text = "stopping; unmapping a large guest may take a while (again: leave at once)"
     with suppress(OSError):
-        os.write(2, f"kvmpc: {signal_name}: {text}\n".encode())
+        write_whole(STDERR, f"kvmpc: {signal_name}: {text}\n".encode(), wait_s=0)
 
 
-def say(text: str, *, err: bool = False, newline: bool = True) -> None:
-    """Print `text`; where whoever read our output has left, there is nobody to tell.
+def true_code(code: int) -> int:
+    """Return the exit code of an outcome that should be `code`, seen what could be printed of it.
 
-    Here and not in `main`: a closed pipe must not change the exit code, nor be made click's 1,
-    which is ours for a regression. newline: whether to end it with one more.
+    0 says that stdout has all of it. A document that is not whole is a failure also where there is
+    a regression to tell: whoever reads documents must not rely on this one.
     """
-    try:
-        click.echo(text, err=err, nl=newline)
-    except BrokenPipeError:
-        stream = sys.stderr if err else sys.stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    for name, stream in (("standard output", stdout), ("standard error", stderr)):
+        failure = stream.failure
+        if failure is None or (stream is stderr and not stream.document_lost):
+            continue
+        say(f"kvmpc: write of {name}: {describe_errno(failure.errno or 0)}", err=True)
+        if code == EXIT_OK or (code == EXIT_REGRESSION and stream.document_lost):
+            code = EXIT_FAILED
+    return code

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from kvmpc.cli.output import EXIT_HOST, say
+from kvmpc.cli.output import EXIT_HOST, hand_out, say
 
 __all__ = ["probe"]
 
@@ -24,7 +24,7 @@ def probe(as_json: bool) -> None:
 
     found = look()
     if as_json:
-        say(json.dumps([asdict(probed) for probed in found], indent=1))
+        hand_out(json.dumps([asdict(probed) for probed in found], indent=1) + "\n")
     else:
         rows = [(probed.name, probed.status, probed.detail) for probed in found]
         say(tabulate(rows, headers=("", "", "found"), maxcolwidths=[28, 4, 60]))

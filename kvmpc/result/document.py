@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from kvmpc.errors import ResultFileError, describe_errno
 from kvmpc.result.pager_info import PagerInfo
 from kvmpc.result.records import Point, Profile, Result, Skip, TrialResult
 from kvmpc.result.schema import Mismatch, reader, shown
+from kvmpc.result.streams import STDIN, read_whole
 
 __all__ = [
     "SCHEMA",
@@ -157,7 +157,7 @@ def load_document(path: str) -> object:
     Raises: ResultFileError.
     """
     try:
-        raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        raw = read_whole(STDIN) if path == "-" else Path(path).read_bytes()
     except OSError as error:
         reason = f"cannot be read: {describe_errno(error.errno or 0)}"
         raise ResultFileError(path, reason) from error

@@ -10,10 +10,10 @@ import fcntl
 import os
 import secrets
 import stat
-import sys
 from contextlib import suppress
 
 from kvmpc.errors import KernelError, UsageError, describe_errno
+from kvmpc.result.streams import STDOUT, write_whole
 
 __all__ = [
     "OutputFile",
@@ -74,8 +74,7 @@ class OutputFile:
             if self._file is not None:
                 replace_file(self._file, text)
             elif self.path == "-":
-                sys.stdout.buffer.write(text.encode())
-                sys.stdout.buffer.flush()
+                write_whole(STDOUT, text.encode())
             else:
                 with open(self.path, "w", encoding="utf-8") as stream:
                     stream.write(text)

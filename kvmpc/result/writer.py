@@ -11,7 +11,6 @@ import contextlib
 import errno
 import os
 import stat
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -20,6 +19,7 @@ from kvmpc.errors import KernelError, UsageError, describe_errno
 from kvmpc.result.document import json_parts, to_json, trial_json
 from kvmpc.result.files import create_beside, lock_file, put_in_place, write_at
 from kvmpc.result.records import Result
+from kvmpc.result.streams import STDOUT, write_whole
 
 __all__ = ["ResultWriter"]
 
@@ -141,8 +141,7 @@ class ResultWriter:
         text = to_json(result)
         try:
             if self._stdout:
-                sys.stdout.write(text)
-                sys.stdout.flush()
+                write_whole(STDOUT, text.encode())
             else:
                 Path(self.path).write_text(text, encoding="ascii")
         except OSError as error:
@@ -154,7 +153,7 @@ class ResultWriter:
 
 def _is_stdout(status: os.stat_result) -> bool:
     try:
-        return os.path.samestat(status, os.fstat(1))
+        return os.path.samestat(status, os.fstat(STDOUT))
     except OSError:  # EBADF: stdout is closed
         return False
 

@@ -159,14 +159,15 @@ class Cli:
             pytest.skip(f"this host does not let the test set itself up: {finished.error}")
         return finished
 
-    def inject(self, fault: str, *arguments: str) -> Finished:
+    def inject(self, fault: str, *arguments: str, **options: object) -> Finished:
         """Run kvmpc with a fault in it."""
-        return self.start_injected(fault, *arguments).finish()
+        return self.start_injected(fault, *arguments, **options).finish()
 
-    def start_injected(self, fault: str, *arguments: str) -> Process:
+    def start_injected(self, fault: str, *arguments: str, **options: object) -> Process:
         """Start kvmpc with a fault in it."""
         program = Path(__file__).with_name("inject.py")
-        return self.start_program([sys.executable, str(program), fault, "--", *arguments])
+        command = [sys.executable, str(program), fault, "--", *arguments]
+        return self.start_program(command, **options)
 
     def result(self) -> Result:
         """Return what `--json` wrote to the usual file."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import math
-import sys
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,14 +191,18 @@ def test_a_result_of_160_vcpus_and_1000_trials_loads(make_result: Make, make_tri
     assert from_json(to_json(large), "r.json") == large
 
 
-def test_load_reads_a_file_and_standard_input(
-    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_load_reads_a_file_and_standard_input(result: Result, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_text(to_json(result))
     assert load(str(path)) == result
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
-    assert load("-") == result
+    before = os.dup(0)
+    try:
+        with path.open() as file:
+            os.dup2(file.fileno(), 0)
+        assert load("-") == result
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
 
 
 def test_load_says_why_a_file_cannot_be_read(tmp_path: Path) -> None:

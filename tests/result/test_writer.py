@@ -179,13 +179,13 @@ def test_an_interrupted_beginning_keeps_the_last_document_and_leaves_nothing(
 
 
 def test_standard_output_gets_one_document_at_the_end(
-    result: Result, make_result: Make, capsys: pytest.CaptureFixture[str]
+    result: Result, make_result: Make, capfd: pytest.CaptureFixture[str]
 ) -> None:
     writer = ResultWriter("-")
     writer.begin(make_result(finished=False))
-    assert capsys.readouterr().out == ""
+    assert capfd.readouterr().out == ""
     writer.finish(result)
-    assert from_json(capsys.readouterr().out, "-") == result
+    assert from_json(capfd.readouterr().out, "-") == result
 
 
 def test_a_fifo_gets_one_document_at_the_end(
