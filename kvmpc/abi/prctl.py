@@ -1,5 +1,6 @@
 """prctl(2). Source: include/uapi/linux/prctl.h."""
 
-__all__ = ["PR_SET_TIMERSLACK"]
+__all__ = ["PR_SET_NAME", "PR_SET_TIMERSLACK"]
 
+PR_SET_NAME = 15
 PR_SET_TIMERSLACK = 29

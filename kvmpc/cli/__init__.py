@@ -5,6 +5,8 @@ Modules that a command needs are imported when it runs: ``kvmpc --help`` has to 
 
 from __future__ import annotations
 
+import faulthandler
+import signal
 import traceback
 
 import click
@@ -25,6 +27,7 @@ from kvmpc.cli.report import report
 from kvmpc.cli.show import show
 from kvmpc.cli.streams import standard_streams
 from kvmpc.errors import HostError, Interrupted, KvmpcError, UsageError
+from kvmpc.result.streams import STDERR
 
 __all__ = ["cli", "main"]
 
@@ -67,9 +70,16 @@ _EXIT_CODES: tuple[tuple[type[KvmpcError], int], ...] = (
 )
 
 
+def _speak_up() -> None:
+    """Let a crash say where it was, and let no signal be blocked because the parent had it so."""
+    faulthandler.enable(STDERR, all_threads=False)  # of many, the one that crashed may not be shown
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def main() -> int:
     """Run the command line and return its exit code."""
     with standard_streams():
+        _speak_up()
         return true_code(_run())
 
 

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from types import FunctionType
+from typing import Any
 
 from kvmpc.errors import HostError, KernelError
 from kvmpc.kernel import syscalls
@@ -41,6 +43,15 @@ class Event:
 
 
 Report = Callable[[str], None]
+
+
+def _named(function: Any, name: str) -> Callable[..., None]:
+    """Return `function` under another name: so a crash says which thread it was in.
+
+    What Python prints of a crash names functions; threads only from Python 3.14 on.
+    """
+    code = function.__code__.replace(co_name=name)
+    return FunctionType(code, function.__globals__, name)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -85,7 +96,10 @@ class Crew:
         with block_signals():
             for worker in workers:
                 worker.thread = threading.Thread(
-                    target=self._run, args=(worker,), name=worker.name, daemon=True
+                    target=_named(Crew._run, worker.name),
+                    args=(self, worker),
+                    name=worker.name,
+                    daemon=True,
                 )
                 try:
                     worker.thread.start()
@@ -101,6 +115,7 @@ class Crew:
     def _run(self, worker: Worker) -> None:
         try:
             worker.tid = syscalls.thread_id()
+            syscalls.set_thread_name(worker.name)
             worker.seat.take()
             # Simulated fetches sleep for tens of microseconds; the default slack doubles them.
             syscalls.set_timer_slack_ns(1)

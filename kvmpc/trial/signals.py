@@ -1,6 +1,9 @@
-"""Signals: Ctrl-C and SIGTERM ask for the end; a real-time signal gets threads out of calls.
+"""Signals: what asks for the end, what gets threads out of calls, and what a thread never blocks.
 
-Handlers live in the main thread only. A second Ctrl-C leaves the process at once.
+Handlers live in the main thread only. What was inherited through exec is not taken for the default:
+a signal that is ignored and would ask for the end stays ignored (``nohup kvmpc``, ``kvmpc &`` in a
+script), as every other program has it; nothing is left blocked, and SIGCHLD is not left ignored.
+Source: glibc's manual, Basic Signal Handling; sigaction(2), SA_NOCLDWAIT.
 """
 
 from __future__ import annotations
@@ -10,22 +13,44 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from kvmpc.errors import Interrupted
 
 __all__ = ["KICK_SIGNAL", "NEVER", "Interrupt", "block_signals", "interruptible"]
 
-KICK_SIGNAL = signal.SIGRTMIN + 7
-"""Sent to a thread to make its system call return EINTR. Nothing else in kvmpc uses it."""
+KICK_SIGNAL = signal.SIGURG
+"""Sent to a thread to make its system call return EINTR. Nothing else in kvmpc uses it.
+
+Not a real-time signal: tgkill(2) of one fails with EAGAIN for as long as the user's queue is full
+or has no room at all (RLIMIT_SIGPENDING); a standard signal is pending without an entry in it. Of
+those, one that does nothing by default, should it come late, and that debuggers pass on.
+Source: __send_signal_locked in kernel/signal.c; Go's sigPreempt chose it for the same reasons.
+"""
+
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
+_IMPATIENT = (signal.SIGINT, signal.SIGTERM)
+"""Of those: whose second leaves at once. A hangup comes from the kernel and from the shell, and
+SIGXCPU with every further second of CPU time."""
+
+_SYNCHRONOUS = frozenset(
+    getattr(signal, f"SIG{name}") for name in ("SEGV", "BUS", "FPE", "ILL", "TRAP", "SYS", "ABRT")
+)
+"""What a thread does to itself. Blocked, it ends the process without its handler being run, and so
+without a word (force_sig_info_to_task in kernel/signal.c)."""
 
 EXIT_INTERRUPTED = 130
 
 
 class Interrupt:
-    """Whether somebody asked for the end; `signal_name` is None until then."""
+    """Whether somebody asked for the end; `signal_name` is None until then.
+
+    continued: how often SIGCONT has come, which is all that is seen of having been stopped.
+    """
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
+        self.continued = 0
 
     def check(self) -> None:
         """Raise Interrupted if somebody has asked."""
@@ -42,7 +67,7 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def interruptible(told: Callable[[str], None] = lambda _: None) -> Iterator[Interrupt]:
-    """Install the handlers for the block and restore what was there.
+    """Install the handlers for the block, block no signal, and restore what was there.
 
     `told` is called with the signal's name at the first request, in the main thread.
 
@@ -54,34 +79,40 @@ def interruptible(told: Callable[[str], None] = lambda _: None) -> Iterator[Inte
     def request(number: int, frame: FrameType | None) -> None:
         del frame
         if interrupt.signal_name is not None:
-            # Not sys.exit: whatever keeps the first stop from ending could keep this one as well.
-            os._exit(EXIT_INTERRUPTED)
+            if number in _IMPATIENT:
+                # Not sys.exit: whatever keeps the first stop from ending could keep this one too.
+                os._exit(EXIT_INTERRUPTED)
+            return
         interrupt.signal_name = signal.Signals(number).name
         told(interrupt.signal_name)
 
-    previous = {
-        number: signal.signal(number, handler)
-        for number, handler in (
-            (signal.SIGINT, request),
-            (signal.SIGTERM, request),
-            (KICK_SIGNAL, _ignore),
-        )
-    }
+    def count(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        interrupt.continued += 1
+
+    handlers: dict[int, Any] = {KICK_SIGNAL: _ignore, signal.SIGCONT: count}
+    handlers |= {end: request for end in _ENDS if signal.getsignal(end) != signal.SIG_IGN}
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        # Otherwise nobody can be told how a child ended: every exit code would be 0.
+        handlers[signal.SIGCHLD] = signal.SIG_DFL
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    blocked = signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
         yield interrupt
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 @contextmanager
 def block_signals() -> Iterator[None]:
-    """Block every signal but the kick for the block: threads started in it inherit that.
+    """Block every signal but the kick and what a thread does to itself: threads inherit that.
 
     So a Ctrl-C is always the main thread's, which is the one that acts on it.
     """
-    blocked = signal.valid_signals() - {KICK_SIGNAL}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    blocked = signal.valid_signals() - {KICK_SIGNAL} - _SYNCHRONOUS
+    before = signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     try:
         yield
     finally:

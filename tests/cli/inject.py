@@ -74,6 +74,17 @@ def _wrong_tag() -> None:
     _hook(on_supply=lie)
 
 
+def _crash(instruction: str) -> Callable[[], None]:
+    """Return a fault that ends the process in the thread that fetches, in native code."""
+
+    def crash(supply: Supply) -> None:
+        extra = (("crash.asm", f"fetch_crash:\n    xor eax, eax\n    {instruction}\n    ret\n"),)
+        crashing = load(replace(supply.linked_steps(), fetch="fetch_crash"), extra=extra)
+        supply.program = lambda: crashing
+
+    return lambda: _hook(on_supply=crash)
+
+
 def _failing_install() -> None:
     """Put a descriptor that is no userfaultfd in the last share's place."""
 
@@ -208,6 +219,8 @@ def _eager_progress() -> None:
 
 FAULTS: dict[str, Callable[[], None]] = {
     "wrong-tag": _wrong_tag,
+    "bad-address": _crash("mov rax, [rax]"),
+    "bad-instruction": _crash("ud2"),
     "failing-install": _failing_install,
     "raising-reader": _replace_reader(_raise),
     "silent-reader": _replace_reader(_silent),

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from kvmpc.trial.signals import KICK_SIGNAL
 
 pytestmark = pytest.mark.kvm
 
@@ -21,6 +25,7 @@ WORKS = {
     "asleep": ("--vcpus", "3", "--mem-per-vcpu", "3988K", "--fetch-delay", "900ms"),
     "many": ("--vcpus", "23", "--mem-per-vcpu", "92K", "--overlap", "--fetch-delay", "1ms"),
 }
+RLIMIT_SIGPENDING = 11  # include/uapi/asm-generic/resource.h; Python has no name for it
 STOPS_EACH = 10
 BOUND_S = 10.0
 
@@ -38,6 +43,15 @@ def _stopped(kvmpc, process, number):
     assert {trial.status for trial in result.trials} <= {"ok"}
     assert list(kvmpc.folder.iterdir()) == [kvmpc.json]
     return result
+
+
+def _start_endless(kvmpc, **options):
+    """Start a run that goes on until it is stopped, and wait until it has begun."""
+    process = kvmpc.start(
+        "compare", *PAGERS, *WORKS["plain"], *ENDLESS, "--json", str(kvmpc.json), **options
+    )
+    kvmpc.wait_for_json(process)
+    return process
 
 
 @pytest.mark.parametrize("work", WORKS)
@@ -167,3 +181,122 @@ def test_a_terminal_s_ctrl_c_reaches_the_whole_group_and_ends_it(kvmpc):
     time.sleep(0.3)
     os.killpg(process.pid, signal.SIGINT)
     _stopped(kvmpc, process, signal.SIGINT)
+
+
+# What asks for the end besides Ctrl-C and SIGTERM
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_closed_terminal_ends_a_run_in_order(kvmpc, count):
+    """It is the kernel that tells of it, and then the shell once more."""
+    process = _start_endless(kvmpc)
+    for _ in range(count):
+        process.send(signal.SIGHUP)
+    _stopped(kvmpc, process, signal.SIGHUP)
+
+
+def test_a_limit_of_cpu_time_ends_a_run_in_order(kvmpc):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_CPU, (2, 20))
+
+    _stopped(kvmpc, _start_endless(kvmpc, before=limit), signal.SIGXCPU)
+
+
+# What a parent leaves: masks, ignored signals, limits
+
+
+def _block(*numbers):
+    return lambda: signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+
+
+def _ignore(*numbers):
+    def ignore():
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+
+    return ignore
+
+
+INHERITED = {
+    "all blocked": _block(*signal.valid_signals()),
+    "kick blocked": _block(KICK_SIGNAL),
+    "kick ignored": _ignore(KICK_SIGNAL),
+    "no signal queue": lambda: resource.setrlimit(RLIMIT_SIGPENDING, (0, 0)),
+    "child signal ignored": _ignore(signal.SIGCHLD),
+    "continue ignored": _ignore(signal.SIGCONT),
+}
+
+
+@pytest.mark.parametrize("left", INHERITED)
+def test_threads_leave_whatever_the_parent_left(kvmpc, tiny, left):
+    finished = kvmpc("compare", "uffd,readers=2", "exit", *tiny, before=INHERITED[left])
+    assert finished.code == 0
+    assert finished.cells("exit(sigbus)")
+
+
+@pytest.mark.parametrize("left", INHERITED)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_run_is_stopped_whatever_the_parent_left(kvmpc, left, number):
+    process = _start_endless(kvmpc, before=INHERITED[left])
+    process.send(number)
+    _stopped(kvmpc, process, number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_the_parent_had_ignored_on_purpose_stays_ignored(kvmpc, number):
+    """``nohup kvmpc``, ``kvmpc &`` in a script: as every other program has it."""
+    process = _start_endless(kvmpc, before=_ignore(number))
+    process.send(number)
+    seen = len(kvmpc.result().trials)
+    deadline = time.monotonic() + 60
+    while len(kvmpc.result().trials) < seen + 2:
+        assert process.popen.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    other = signal.SIGTERM if number != signal.SIGTERM else signal.SIGINT
+    process.send(other)
+    _stopped(kvmpc, process, other)
+
+
+# What a crash leaves
+
+
+@pytest.mark.parametrize(
+    ("fault", "number", "words"),
+    [
+        ("bad-address", signal.SIGSEGV, "Segmentation fault"),
+        ("bad-instruction", signal.SIGILL, "Illegal instruction"),
+    ],
+)
+@pytest.mark.parametrize(("pager", "thread"), [("uffd", "reader0.0"), ("exit", "vcpu")])
+@pytest.mark.parametrize("vcpus", [1, 120])
+def test_a_crash_in_a_loop_says_in_which_thread_and_is_no_exit_code_of_ours(
+    kvmpc, fault, number, words, pager, thread, vcpus
+):
+    work = ("--vcpus", str(vcpus), "--mem-per-vcpu", "64K", "--rounds", "1", "--warmup", "0")
+    finished = kvmpc.inject(fault, "run", pager, *work)
+    assert finished.code == -number
+    assert f"Fatal Python error: {words}" in finished.stderr
+    assert f"in {thread}" in finished.stderr
+    assert "loops/program.py" in finished.stderr
+
+
+@pytest.mark.parametrize("stream", ["2>&-", "2>/dev/full", "2>/dev/null"])
+def test_where_a_crash_can_be_told_to_nobody_it_is_a_crash_all_the_same(kvmpc, tiny, stream):
+    inject = Path(__file__).with_name("inject.py")
+    command = f'exec "$0" "$@" {stream}'
+    process = kvmpc.start_program(
+        [
+            "sh",
+            "-c",
+            command,
+            sys.executable,
+            str(inject),
+            "bad-address",
+            "--",
+            "run",
+            "exit",
+            *tiny,
+        ]
+    )
+    assert process.finish().code == -signal.SIGSEGV

@@ -13,7 +13,9 @@ from kvmpc.run import session as module
 from kvmpc.run.session import Session
 from kvmpc.trial.signals import KICK_SIGNAL
 
-HANDLED = (signal.SIGINT, signal.SIGTERM, KICK_SIGNAL)
+HANDLED = (
+    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU, signal.SIGCONT, KICK_SIGNAL,
+)  # fmt: skip
 
 pytestmark = pytest.mark.kvm
 
