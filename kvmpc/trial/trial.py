@@ -65,6 +65,7 @@ def run_trial(
                 if pager.starts_empty:
                     verify.verify_absent(rig.memory.presence, rig.layout, interrupt.check)
                 hooks.before_gate(rig)
+                watchdog.stops.begin()
                 _open_gate(rig, recorder)
                 _join(rig, watchdog, recorder, hooks)
             finally:
@@ -73,7 +74,7 @@ def run_trial(
             hooks.before_verify(rig)
             verified = _verify(rig, interrupt)
             setup = Finding(metrics={SETUP.key: float(ready_ns - begin_ns)})
-            findings = [verified, counts, *_findings(rig, counts), setup]
+            findings = [verified, counts, *_findings(rig, counts), setup, watchdog.stops.finding()]
             end_ns = time.monotonic_ns()
         teardown = Finding(metrics={TEARDOWN.key: float(time.monotonic_ns() - end_ns)})
     except (Interrupted, StuckError):

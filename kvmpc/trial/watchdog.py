@@ -9,6 +9,7 @@ from kvmpc.loops.records import SharedRecord
 from kvmpc.trial.failures import failure_of
 from kvmpc.trial.rig import Rig
 from kvmpc.trial.signals import Interrupt
+from kvmpc.trial.stops import Stops
 from kvmpc.trial.timeline import Timeline
 
 __all__ = ["WATCHDOG_S", "Watchdog"]
@@ -18,27 +19,33 @@ WATCHDOG_S = 10.0
 
 _POLL_S = 0.1
 _PARKED_POLL_S = 0.0001
+_LONGEST_GAP_S = 2 * _POLL_S
+"""What counts at most of the time between two polls: while this thread could not watch, because it
+was stopped or waited for a CPU, the others may have been no better off."""
 
 
 class Watchdog:
     """Waits for the threads of `rig`; goes by progress, not by length.
 
-    limit_s: without a page for so long, it names who is stuck.
+    limit_s: without a page for so long, it names who is stuck. stops: when nobody could run.
     """
 
     def __init__(self, rig: Rig, interrupt: Interrupt, limit_s: float) -> None:
         self._rig, self._interrupt, self._limit_s = rig, interrupt, limit_s
+        self.stops = Stops(interrupt)
 
     def wait(self, kind: str, threads: int, timeline: Timeline | None = None) -> None:
         """Wait until `threads` threads have reported `kind`; sample `timeline` meanwhile.
 
         Raises: WatchdogError, Interrupted, what made a thread fail.
         """
-        last_progress, last_change = -1, time.monotonic()
+        last_progress, quiet_s, polled = -1, 0.0, time.monotonic()
         if not threads:
             return
         for event in self._rig.crew.events(timeline.interval_s if timeline else _POLL_S):
             self._interrupt.check()
+            before, polled = polled, time.monotonic()
+            quiet_s += min(polled - before, _LONGEST_GAP_S)
             if timeline:
                 timeline.sample()
             if event is not None:
@@ -46,14 +53,17 @@ class Watchdog:
                     raise failure_of(event)
                 if event.kind == kind:
                     threads -= 1
-                last_change = time.monotonic()
+                quiet_s = 0.0
                 if not threads:
+                    self.stops.look()
                     return
-            elif time.monotonic() - last_change > min(1.0, self._limit_s / 4):
+                continue
+            self.stops.look()
+            if quiet_s > min(1.0, self._limit_s / 4):
                 progress = self._progress()
                 if progress != last_progress:
-                    last_progress, last_change = progress, time.monotonic()
-                elif time.monotonic() - last_change > self._limit_s:
+                    last_progress, quiet_s = progress, 0.0
+                elif quiet_s > self._limit_s:
                     raise WatchdogError(self._limit_s, self._stuck())
 
     def wait_parked(self, gate: SharedRecord) -> None:
@@ -61,10 +71,12 @@ class Watchdog:
 
         Raises: WatchdogError, Interrupted.
         """
-        deadline = time.monotonic() + self._limit_s
+        waited_s, polled = 0.0, time.monotonic()
         while gate.parked < self._rig.work.vcpus:
             self._interrupt.check()
-            if time.monotonic() > deadline:
+            before, polled = polled, time.monotonic()
+            waited_s += min(polled - before, _LONGEST_GAP_S)
+            if waited_s > self._limit_s:
                 raise WatchdogError(self._limit_s, self._stuck())
             time.sleep(_PARKED_POLL_S)
 

@@ -143,6 +143,35 @@ def test_without_progress_it_gives_up_soon_after_its_limit(rig: FakeRig, limit_s
     assert limit_s < rig.now - 100 < limit_s + min(1.0, limit_s / 4) + 3 * POLL_S
 
 
+@pytest.mark.parametrize("timeline", [False, True])
+def test_time_in_which_it_could_not_watch_is_not_held_against_anybody(
+    rig: FakeRig, timeline: bool
+) -> None:
+    def be_stopped() -> None:
+        rig.now += 1000
+
+    quiet: list[Event | Callable[[], None] | None] = [None] * 30
+    rig.script = [*quiet, be_stopped, *quiet, *(event(rig, n) for n in range(3))]
+    sampled: Any = SimpleNamespace(interval_s=0.1, sample=lambda: None) if timeline else None
+    watch(rig).wait("done", 3, sampled)
+    rig.script = [*quiet, be_stopped]
+    with pytest.raises(WatchdogError, match="no page arrived for 10 s"):
+        watch(rig).wait("done", 3, sampled)
+
+
+def test_a_stop_before_the_gate_is_not_held_against_anybody(
+    rig: FakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = SharedRecord(parked=2)
+
+    def be_stopped(seconds: float) -> None:
+        rig.now += 1000 if gate.parked < 3 else seconds
+        gate.parked = 3
+
+    monkeypatch.setattr(watchdog.time, "sleep", be_stopped)
+    watch(rig).wait_parked(gate)
+
+
 def test_it_names_who_waits_for_what_and_nobody_who_has_left(rig: FakeRig) -> None:
     rig.gate.gate = 1
     rig.records[0].touched = 7
