@@ -160,10 +160,15 @@ def histogram(guest: Guest, work: Work) -> tuple[tuple[int, int, int], ...]:
 
 
 def cycles_per_ns(records: Sequence[ResolverRecord]) -> float:
-    """Return the host's TSC rate as the longest-running thread saw it."""
-    longest = max(records, key=lambda record: record.end_ns - record.start_ns)
-    span_ns = longest.end_ns - longest.start_ns
-    return float((longest.end_cycles - longest.start_cycles) / span_ns)
+    """Return the host's TSC rate: the highest that a thread saw.
+
+    Cycles are stamped within the nanoseconds, so one that waits for a CPU between them sees less.
+    """
+    return max(
+        float((record.end_cycles - record.start_cycles) / (record.end_ns - record.start_ns))
+        for record in records
+        if record.end_ns > record.start_ns
+    )
 
 
 def metrics(
@@ -310,7 +315,8 @@ def cautions(
                 "see which exits they were in the counts",
             )
         )
-    deviation = abs(tsc_khz_seen / guest_tsc_khz - 1)
+    # Only a TSC that is too fast: one that seems slow belongs to a thread that waited for its CPU.
+    deviation = tsc_khz_seen / guest_tsc_khz - 1
     if elapsed_ns > _TSC_CHECK_NS and deviation > _MAX_TSC_DEVIATION:
         found.append(
             Caution(
@@ -324,10 +330,10 @@ def cautions(
 
 
 def guest_tsc_khz_seen(guest: Guest, vcpus: Sequence[VcpuRecord]) -> float:
-    """Return the guest's TSC rate by the host's clock.
+    """Return the guest's TSC rate by the host's clock: at least this.
 
-    The highest of all vCPUs: one that waits for a CPU between the host's stamp and the guest's
-    seems slow.
+    The guest's span lies within the host's, so a thread that waits for a CPU between the host's
+    stamp and the guest's makes it seem slower, never faster: the highest of all vCPUs counts.
     """
     rates = []
     for index, host in enumerate(vcpus):

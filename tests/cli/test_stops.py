@@ -1,4 +1,4 @@
-"""A process that is stopped in the middle of a trial, and goes on: said, and not held against it."""
+"""A process that is stopped in the middle of a trial, and goes on: that is said."""
 
 from __future__ import annotations
 

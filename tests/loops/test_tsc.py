@@ -34,20 +34,32 @@ def test_the_rate_is_measured_once_a_process() -> None:
 
 
 @pytest.mark.usefixtures("fresh")
-@pytest.mark.parametrize("late", range(4))
-def test_one_thread_pre_empted_between_clock_and_tsc_does_not_change_the_rate(
-    monkeypatch: pytest.MonkeyPatch, late: int
+@pytest.mark.parametrize("late", [{0: "start"}, {1: "end"}, {0: "end", 2: "start"}])
+def test_a_thread_pre_empted_between_clock_and_tsc_does_not_change_the_rate(
+    monkeypatch: pytest.MonkeyPatch, late: dict[int, str]
 ) -> None:
-    stamps = [
-        ResolverRecord(
-            start_ns=10**9 + index * 7_000_000,
-            start_cycles=10**10 + index * 21_000_000 + (9_000_000 if index == late else 0),
-        )
-        for index in range(4)
-    ]
-    monkeypatch.setattr(kvmpc.loops.tsc, "_stamp", lambda: stamps.pop(0))
-    assert host_cycles_per_ns() == 3.0
-    assert stamps == []
+    """Time passes between the two, once or twice in the three spans."""
+    cycles = 10**10
+    spans = 0
+
+    def call(function: str, record: ResolverRecord) -> int:
+        nonlocal cycles, spans
+        waits = 9_000_000 if late.get(spans) == function.removeprefix("stamp_") else 0
+        if function == "stamp_start":
+            record.start_ns = cycles // 3
+            cycles += waits
+            record.start_cycles = cycles
+            cycles += 21_000_000
+        else:
+            record.end_cycles = cycles
+            cycles += waits
+            record.end_ns = cycles // 3
+            spans += 1
+        return Return.OK
+
+    monkeypatch.setattr(kvmpc.loops.tsc, "load", lambda _: SimpleNamespace(call=call))
+    assert host_cycles_per_ns() == pytest.approx(3.0, rel=1e-6)
+    assert spans == 3
 
 
 @pytest.mark.usefixtures("fresh")
