@@ -138,7 +138,7 @@ class Recorder:
         perf = self._perf
         if perf is None:
             return False
-        deadline = time.monotonic() + within_s
+        deadline, ends_s = time.monotonic() + within_s, 0.0
         try:
             os.write(self._control, f"{command}\n".encode())
             while time.monotonic() < deadline:
@@ -146,16 +146,20 @@ class Recorder:
                 if select.select([self._acknowledged], [], [], _POLL_S)[0]:
                     if os.read(self._acknowledged, 64).startswith(b"ack"):
                         return True
+                    ends_s = _STOP_S
                     break
         except BrokenPipeError:
-            pass  # it has ended: its own words say why
-        self._lost(perf)
+            ends_s = _STOP_S
+        self._lost(perf, ends_s)
         return False
 
-    def _lost(self, perf: subprocess.Popen[bytes]) -> None:
-        """Say why `perf` is of no more use, and end it."""
+    def _lost(self, perf: subprocess.Popen[bytes], ends_s: float) -> None:
+        """Say why `perf` is of no more use, and end it.
+
+        ends_s: how long its end may take: it has closed its pipes, and its own words will say why.
+        """
         with suppress(subprocess.TimeoutExpired):
-            perf.wait(_POLL_S)
+            perf.wait(ends_s)
         self._silent = perf.poll() is None
         if self._silent:
             self._fail("perf does not answer", _SEE)

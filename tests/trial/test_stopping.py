@@ -1,11 +1,13 @@
-"""Every way to end a trial early: each thread leaves, wherever it sleeps, and says why."""
+"""Every way to end a trial early: each thread leaves, wherever it sleeps, and says why.
+
+A thread that does not is a StuckError after ten seconds.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +25,6 @@ pytestmark = pytest.mark.kvm
 
 Run = Callable[..., TrialResult]
 
-OUT_WITHIN_S = 2.0
-
 
 def _forget_readers(supply: Supply) -> None:
     """Leave the userfaultfds without anybody who reads them."""
@@ -32,34 +32,26 @@ def _forget_readers(supply: Supply) -> None:
 
 
 @pytest.fixture
-def stopped_after(run: Run, interrupt: Interrupt) -> Callable[..., float]:
-    """Run a trial, ask for its end after some seconds; return how long it took from then."""
+def stopped_after(run: Run, interrupt: Interrupt) -> Callable[..., None]:
+    """Run a trial, and ask for its end after some seconds."""
 
-    def stopped_after(seconds: float, spec: str, **options: Any) -> float:
-        asked = []
-
-        def ask() -> None:
-            asked.append(time.monotonic())
-            interrupt.signal_name = "SIGINT"
-
-        timer = threading.Timer(seconds, ask)
+    def stopped_after(seconds: float, spec: str, **options: Any) -> None:
+        timer = threading.Timer(seconds, setattr, (interrupt, "signal_name", "SIGINT"))
         timer.start()
         try:
             with pytest.raises(Interrupted, match="SIGINT"):
                 run(spec, watchdog_s=60, **options)
         finally:
             timer.join()
-        return time.monotonic() - asked[0]
 
     return stopped_after
 
 
 @pytest.mark.parametrize("vcpus", [1, 32])
 def test_a_vcpu_asleep_in_a_fault_that_nobody_answers_leaves(
-    stopped_after: Callable[..., float], vcpus: int
+    stopped_after: Callable[..., None], vcpus: int
 ) -> None:
-    took_s = stopped_after(0.3, "uffd,uffds=per-vcpu", vcpus=vcpus, on_supply=_forget_readers)
-    assert took_s < OUT_WITHIN_S
+    stopped_after(0.3, "uffd,uffds=per-vcpu", vcpus=vcpus, on_supply=_forget_readers)
 
 
 @pytest.mark.parametrize(
@@ -68,32 +60,25 @@ def test_a_vcpu_asleep_in_a_fault_that_nobody_answers_leaves(
 )
 @pytest.mark.parametrize("overlap", [False, True])
 def test_a_thread_in_the_middle_of_a_long_fetch_leaves(
-    stopped_after: Callable[..., float], spec: str, overlap: bool
+    stopped_after: Callable[..., None], spec: str, overlap: bool
 ) -> None:
     # With overlap, vCPUs that lost the claim wait for the one that sleeps.
-    took_s = stopped_after(0.3, spec, vcpus=32, fetch_delay_ns=10**10, overlap=overlap)
-    assert took_s < OUT_WITHIN_S
+    stopped_after(0.3, spec, vcpus=32, fetch_delay_ns=10**10, overlap=overlap)
 
 
 def test_unregistering_alone_frees_a_vcpu_that_no_signal_reaches(
-    stopped_after: Callable[..., float], monkeypatch: pytest.MonkeyPatch
+    stopped_after: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As before Linux 6.2, where a signal does not end the sleep in a userfault.
     monkeypatch.setattr(syscalls, "tgkill", lambda *_: True)
-    assert stopped_after(0.3, "uffd,uffds=3", on_supply=_forget_readers) < OUT_WITHIN_S
+    stopped_after(0.3, "uffd,uffds=3", on_supply=_forget_readers)
 
 
 @pytest.mark.parametrize("spec", ["none", "none,host=populated", "uffd,readers=3", "exit"])
 def test_a_trial_at_full_speed_leaves_when_asked(run: Run, interrupt: Interrupt, spec: str) -> None:
     stopped = 0
     for wait_s in (0.01, 0.03, 0.1, 0.2):
-        asked = []
-
-        def ask(asked: list[float] = asked) -> None:
-            interrupt.signal_name = "SIGTERM"
-            asked.append(time.monotonic())
-
-        timer = threading.Timer(wait_s, ask)
+        timer = threading.Timer(wait_s, setattr, (interrupt, "signal_name", "SIGTERM"))
         timer.start()
         try:
             # The last ones may be over before they are asked to.
@@ -101,7 +86,6 @@ def test_a_trial_at_full_speed_leaves_when_asked(run: Run, interrupt: Interrupt,
         except Interrupted:
             stopped += 1
         timer.join()
-        assert time.monotonic() - asked[0] < OUT_WITHIN_S
         interrupt.signal_name = None
     assert stopped > 0
 
@@ -169,10 +153,10 @@ def test_a_fill_that_begins_after_the_stop_ends_at_once(run: Run, interrupt: Int
 
 
 def test_the_watchdog_names_each_stuck_vcpu_with_its_page(run: Run) -> None:
-    result = run("uffd", on_supply=_forget_readers, watchdog_s=0.5)
+    result = run("uffd", on_supply=_forget_readers, watchdog_s=2)
     assert result.status == "failed"
     assert result.error == (
-        "no page arrived for 0.5 s; waiting: vcpu0 for page 0, vcpu1 for page 23, vcpu2 for page 46"
+        "no page arrived for 2 s; waiting: vcpu0 for page 0, vcpu1 for page 23, vcpu2 for page 46"
     )
 
 
@@ -183,13 +167,13 @@ def test_the_watchdog_names_the_page_that_is_missing_in_the_middle(run: Run) -> 
         byte.value |= 1 << 40 % 8
 
     for spec in ("uffd", "exit"):
-        result = run(spec, on_supply=claim, watchdog_s=0.5)
-        assert result.error == "no page arrived for 0.5 s; waiting: vcpu1 for page 40"
+        result = run(spec, on_supply=claim, watchdog_s=2)
+        assert result.error == "no page arrived for 2 s; waiting: vcpu1 for page 40"
 
 
 def test_the_watchdog_lets_a_slow_trial_go_on(run: Run) -> None:
     # It takes several times as long as the watchdog waits, but pages keep coming.
-    result = run("exit", vcpus=1, fetch_delay_ns=10**8, watchdog_s=0.5)
+    result = run("exit", vcpus=1, pages=61, fetch_delay_ns=10**8, watchdog_s=2)
     assert result.error is None
 
 
