@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import click
 
@@ -34,9 +35,9 @@ def report(results: tuple[str, ...], output: str, shapes: tuple[str, ...]) -> No
     from kvmpc.result.document import load
     from kvmpc.result.files import OutputFile
 
-    page = OutputFile(output, "--output")
-    if output != "-" and os.path.realpath(output) in map(os.path.realpath, results):
+    if output != "-" and _is_one_of(output, results):
         raise UsageError("--output", output, "a file that is not one of the results")
+    page = OutputFile(output, "--output")
     loaded = [(name, load(name)) for name in results]
     try:
         from kvmpc.show.page.page import render
@@ -52,3 +53,11 @@ def report(results: tuple[str, ...], output: str, shapes: tuple[str, ...]) -> No
     page.write(render(loaded, tuple(dict.fromkeys(shapes))))
     if output != "-":
         say(f"{output} written", err=True)
+
+
+def _is_one_of(path: str, others: tuple[str, ...]) -> bool:
+    for other in others:
+        with suppress(OSError):  # one that is not there is not the other
+            if os.path.samefile(path, other):
+                return True
+    return False

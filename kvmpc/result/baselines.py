@@ -2,11 +2,13 @@
 
 Owns the folder ($KVMPC_BASELINES, else kvmpc/baselines below $XDG_DATA_HOME or ~/.local/share) and
 the document. A name is a file name and nothing else. Fails with UsageError (a name that is taken,
-unknown or not allowed), ResultFileError (a document that cannot be read) or KernelError.
+unknown or not allowed, a folder that cannot be used), ResultFileError (a document that cannot be
+read) or KernelError (a write that failed).
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -16,10 +18,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from kvmpc.errors import KernelError, ResultFileError, UsageError
+from kvmpc.errors import ResultFileError, UsageError, describe_errno
 from kvmpc.result.document import check_version, from_document, load_document, to_json
 from kvmpc.result.facts import Facts
-from kvmpc.result.files import replace_file
+from kvmpc.result.files import OutputFile
 from kvmpc.result.records import OK, Result, Role
 
 __all__ = ["Listed", "folder", "listed", "load_against", "remove", "save"]
@@ -29,6 +31,7 @@ VERSION: Final = 1
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _SUFFIX: Final = ".json"
+_ALLOWED: Final = "what is in a folder that can be written, such as one in KVMPC_BASELINES"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +76,13 @@ def save(name: str, results: Sequence[Result], *, force: bool = False) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise KernelError(f"creation of {path.parent}", error.errno or 0) from error
+        raise _unusable(path.parent, error) from error
     try:
-        replace_file(str(path), text, fresh=not force)
+        with OutputFile(str(path), "baseline", allowed=_ALLOWED, fresh=not force) as file:
+            file.write(text)
     except FileExistsError as error:
         allowed = "a name that is not taken (kvmpc baseline list), or --force to replace it"
         raise UsageError("baseline", name, allowed) from error
-    except OSError as error:
-        raise KernelError(f"write of {path}", error.errno or 0) from error
     return path
 
 
@@ -93,9 +95,10 @@ def load_against(given: str) -> list[Result]:
     """
     if given == "-" or os.sep in given or given.endswith(_SUFFIX):
         return _results(load_document(given), given)
+    names = _names()
     path = _path(given)
-    if not path.exists():
-        known = ", ".join(_names()) or "none is saved yet (kvmpc baseline save)"
+    if given not in names:
+        known = ", ".join(names) or "none is saved yet (kvmpc baseline save)"
         raise UsageError("baseline", given, f"a file, or a name that is saved: {known}")
     return _results(load_document(str(path)), str(path))
 
@@ -129,7 +132,7 @@ def remove(name: str) -> None:
         known = ", ".join(_names()) or "none"
         raise UsageError("baseline", name, f"a name that is saved: {known}") from error
     except OSError as error:
-        raise KernelError(f"removal of {path}", error.errno or 0) from error
+        raise _unusable(path, error) from error
 
 
 def _path(name: str) -> Path:
@@ -142,13 +145,19 @@ def _path(name: str) -> Path:
     return folder() / (name + _SUFFIX)
 
 
+def _unusable(path: Path, error: OSError) -> UsageError:
+    # mkdir says EEXIST of a file that is in the folder's place.
+    number = errno.ENOTDIR if isinstance(error, FileExistsError) else error.errno or 0
+    return UsageError("baseline", str(path), f"{_ALLOWED}: {describe_errno(number)}")
+
+
 def _names() -> list[str]:
     try:
         entries = sorted(folder().iterdir())
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise KernelError(f"read of {folder()}", error.errno or 0) from error
+        raise _unusable(folder(), error) from error
     names = [path.name.removesuffix(_SUFFIX) for path in entries if path.suffix == _SUFFIX]
     return [name for name in names if _NAME.fullmatch(name)]
 

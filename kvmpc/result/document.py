@@ -13,15 +13,14 @@ import json
 import math
 import typing
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from kvmpc.caution import Caution
-from kvmpc.errors import ResultFileError, describe_errno
+from kvmpc.errors import ResultFileError
+from kvmpc.result.files import UnreadableError, read_text
 from kvmpc.result.pager_info import PagerInfo
 from kvmpc.result.records import Point, Profile, Result, Skip, TrialResult
 from kvmpc.result.schema import Mismatch, reader, shown
-from kvmpc.result.streams import STDIN, read_whole
 
 __all__ = [
     "SCHEMA",
@@ -157,20 +156,14 @@ def load_document(path: str) -> object:
     Raises: ResultFileError.
     """
     try:
-        raw = read_whole(STDIN) if path == "-" else Path(path).read_bytes()
-    except OSError as error:
-        reason = f"cannot be read: {describe_errno(error.errno or 0)}"
-        raise ResultFileError(path, reason) from error
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        reason = f"not JSON: byte {error.start} is not UTF-8"
-        raise ResultFileError(_called(path), reason) from error
+        text = read_text(path, or_stdin=True)
+    except UnreadableError as error:
+        raise ResultFileError(_called(path), error.reason) from error
     return _parse(text, _called(path))
 
 
 def _called(path: str) -> str:
-    return "standard input" if path == "-" else path
+    return "standard input" if path == "-" else path or "''"
 
 
 class _NotFinite(ValueError):

@@ -1,7 +1,7 @@
-"""Standard streams by their descriptors: read whole, written whole, whatever state they are in.
+"""Standard streams by their descriptors: written whole, whatever state they are in.
 
 They are inherited: closed, full, a pipe that somebody else has set non-blocking. Python's own
-objects lose data in silence there (a short write under ``PYTHONUNBUFFERED``), or return None.
+objects lose data in silence there (a short write under ``PYTHONUNBUFFERED``).
 """
 
 from __future__ import annotations
@@ -10,25 +10,9 @@ import errno
 import os
 import select
 
-__all__ = ["STDERR", "STDIN", "STDOUT", "read_whole", "write_whole"]
+__all__ = ["STDERR", "STDIN", "STDOUT", "write_whole"]
 
 STDIN, STDOUT, STDERR = 0, 1, 2
-
-_READ_BYTES = 1 << 16
-
-
-def read_whole(fd: int) -> bytes:
-    """Return all bytes up to the end of `fd`. Raises: OSError."""
-    parts: list[bytes] = []
-    while True:
-        try:
-            part = os.read(fd, _READ_BYTES)
-        except BlockingIOError:
-            _wait(fd, select.POLLIN, None)
-            continue
-        if not part:
-            return b"".join(parts)
-        parts.append(part)
 
 
 def write_whole(fd: int, data: bytes, *, wait_s: float | None = None) -> None:
@@ -40,17 +24,17 @@ def write_whole(fd: int, data: bytes, *, wait_s: float | None = None) -> None:
     """
     left = memoryview(data)
     while left:
-        if wait_s is not None and not _wait(fd, select.POLLOUT, wait_s):
+        if wait_s is not None and not _wait(fd, wait_s):
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
         try:
             # A pipe that is ready takes PIPE_BUF bytes at once; more could block for ever.
             left = left[os.write(fd, left if wait_s is None else left[: select.PIPE_BUF]) :]
         except BlockingIOError:
-            _wait(fd, select.POLLOUT, wait_s)
+            _wait(fd, wait_s)
 
 
-def _wait(fd: int, event: int, wait_s: float | None) -> bool:
-    """Wait until `fd` is ready, or broken, which the next call on it will name."""
+def _wait(fd: int, wait_s: float | None) -> bool:
+    """Wait until `fd` takes something, or is broken, which the next write will name."""
     poll = select.poll()
-    poll.register(fd, event)
+    poll.register(fd, select.POLLOUT)
     return bool(poll.poll(None if wait_s is None else 1000 * wait_s))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from kvmpc.errors import ResultFileError, UsageError, describe_errno
+from kvmpc.errors import ResultFileError, UsageError
 from kvmpc.judge.same_host import ONE_RUN
 from kvmpc.result.document import from_json, salvage
 from kvmpc.result.facts import Facts
+from kvmpc.result.files import UnreadableError, read_text
 from kvmpc.result.records import Result
 
 __all__ = ["resume"]
@@ -17,19 +19,21 @@ __all__ = ["resume"]
 def resume(path: str, planned: Result) -> Result:
     """Return `planned` with the trials that the file at `path` holds already.
 
-    Where there is no file, nothing was measured. A file that was cut short gives what is whole.
+    Where there is no file, or an empty one, nothing was measured. A file that was cut short gives
+    what is whole.
     Raises: UsageError where it is of another plan or host, naming what differs; ResultFileError
     where it is no result.
     """
-    try:
-        with open(path, encoding="ascii") as file:
-            text = file.read()
-    except FileNotFoundError:
+    if path == "-" or (os.path.exists(path) and not os.path.isfile(path)):
+        raise UsageError("--resume", path, "with --json of a regular file, which can be read again")
+    if not os.path.exists(path):
         return planned
-    except (OSError, UnicodeDecodeError) as error:
-        number = error.errno or 0 if isinstance(error, OSError) else 0
-        reason = describe_errno(number) if number else "not ASCII"
-        raise ResultFileError(path, f"cannot be read: {reason}") from error
+    try:
+        text = read_text(path)
+    except UnreadableError as error:
+        raise ResultFileError(path, error.reason) from error
+    if not text:
+        return planned
     try:
         found = from_json(text, path)
     except ResultFileError:

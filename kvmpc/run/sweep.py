@@ -12,7 +12,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kvmpc.errors import UsageError, describe_errno
+from kvmpc.errors import UsageError
+from kvmpc.result.files import UnreadableError, read_text
 from kvmpc.run.axes import AXES, SCALARS, choices_of
 from kvmpc.run.plan import Grid, Plan, plan_of
 
@@ -25,16 +26,12 @@ def read_spec(path: str, settings: Sequence[str] = (), *, confirmed: bool = Fals
     Raises: UsageError naming the key.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    except OSError as error:
-        allowed = f"a spec that can be read: {describe_errno(error.errno or 0)}"
-        raise UsageError("SPEC", path, allowed) from error
-    except UnicodeDecodeError as error:
-        raise UsageError("SPEC", path, f"TOML: {error.reason} at byte {error.start}") from error
+        text = read_text(path)
+    except UnreadableError as error:
+        raise UsageError("SPEC", path, f"a spec that can be read: {error.reason}") from error
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # thousands of digits or of brackets, too
         raise UsageError("SPEC", path, f"TOML: {error}") from error
     for setting in settings:
         key, equals, value = setting.partition("=")
@@ -48,7 +45,7 @@ def _toml_value(text: str) -> object:
     """Return the TOML value `text` is, or the text itself: ``4M`` needs no quotes."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

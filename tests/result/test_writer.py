@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -136,13 +137,11 @@ def test_a_file_system_that_takes_no_files_is_found_at_once() -> None:
         ResultWriter("/proc/kvmpc.json")
 
 
-@pytest.mark.parametrize("call", ["replace", "fsync"])
 def test_a_failed_beginning_keeps_the_last_document_and_leaves_nothing(
     result: Result,
     make_result: Make,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    call: str,
 ) -> None:
     path = tmp_path / "r.json"
     writer = ResultWriter(str(path))
@@ -151,7 +150,7 @@ def test_a_failed_beginning_keeps_the_last_document_and_leaves_nothing(
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(os, call, fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(KernelError, match=r"write of .*r\.json: ENOSPC") as caught:
         writer.begin(make_result())
     assert caught.value.errno == errno.ENOSPC
@@ -197,7 +196,8 @@ def test_a_fifo_gets_one_document_at_the_end(
     try:
         writer = ResultWriter(str(path))
         writer.begin(make_result(finished=False))
-        assert os.read(reader, 1) == b""
+        with pytest.raises(BlockingIOError):  # somebody writes, and has nothing to say yet
+            os.read(reader, 1)
         writer.finish(result)
         assert from_json(os.read(reader, 1 << 20).decode(), "fifo") == result
     finally:
@@ -321,3 +321,41 @@ def test_a_file_that_another_kvmpc_writes_to_is_refused(
     with ResultWriter(path) as writer:
         writer.begin(make_result())
     assert _names(tmp_path) == {"r.json"}
+
+
+def test_a_file_whose_folder_was_removed_meanwhile_is_not_said_to_be_written(
+    result: Result, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with ResultWriter(str(folder / "r.json")) as writer:
+        writer.begin(result)
+        shutil.rmtree(folder)
+        with pytest.raises(KernelError, match=r"ENOENT .*; it was removed or replaced meanwhile"):
+            writer.finish(result)
+
+
+def test_a_file_that_was_moved_away_meanwhile_is_written_anew(
+    result: Result, make_result: Make, tmp_path: Path
+) -> None:
+    path = tmp_path / "r.json"
+    with ResultWriter(str(path)) as writer:
+        writer.begin(make_result(finished=False))
+        path.rename(tmp_path / "moved.json")
+        writer.finish(result)
+    assert load(str(path)) == result
+    assert not load(str(tmp_path / "moved.json")).finished
+
+
+def test_a_write_that_is_short_goes_on(
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.json"
+    for call in ("write", "pwrite"):
+        whole = getattr(os, call)
+        monkeypatch.setattr(
+            os, call, lambda fd, data, *at, whole=whole: whole(fd, bytes(data)[:100], *at)
+        )
+    with ResultWriter(str(path)) as writer:
+        _grow(writer, list(result.trials), lambda **changes: replace(result, trials=(), **changes))
+    assert load(str(path)).trials == result.trials

@@ -58,9 +58,21 @@ def test_another_plan_or_host_is_refused_with_what_differs(
         resume(str(path), planned)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "precious", '{"schema": "kvmpc-result"'])
+@pytest.mark.parametrize("text", ["{}", "precious", '{"schema": "kvmpc-result"'])
 def test_what_is_no_result_is_not_overwritten(planned: Result, tmp_path: Path, text: str) -> None:
     path = tmp_path / "r.json"
     path.write_text(text)
     with pytest.raises(ResultFileError):
         resume(str(path), planned)
+
+
+def test_an_empty_file_holds_no_trials_yet(planned: Result, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.touch()
+    assert resume(str(path), planned) == planned
+
+
+@pytest.mark.parametrize("path", ["-", "/dev/null", "."])
+def test_what_cannot_be_read_again_is_no_file_to_go_on_with(planned: Result, path: str) -> None:
+    with pytest.raises(UsageError, match=r"--resume: .* regular file"):
+        resume(path, planned)

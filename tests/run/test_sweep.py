@@ -123,7 +123,7 @@ def test_a_slip_is_named_with_what_is_allowed(spec: Any, text: str, words: list[
 
 def test_a_spec_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    for name, word in (("nowhere", "ENOENT"), ("binary", "TOML"), (".", "EISDIR")):
+    for name, word in (("nowhere", "ENOENT"), ("binary", "UTF-8"), (".", "EISDIR")):
         with pytest.raises(UsageError, match=word):
             read_spec(str(tmp_path / name))
 
