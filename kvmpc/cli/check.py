@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from kvmpc.cli.options import format_option
+from kvmpc.cli.options import format_option, refuse_stdin_twice
 from kvmpc.cli.output import EXIT_FAILED, EXIT_REGRESSION, print_as, say
 from kvmpc.errors import UsageError
 
@@ -52,6 +52,7 @@ def save(name: str, files: tuple[str, ...], force: bool) -> None:
     from kvmpc.result.document import load
     from kvmpc.result.records import FAILED
 
+    refuse_stdin_twice(*files)
     results = [load(file) for file in files]
     path = baselines.save(name, results, force=force)
     say(f"{name}: {len(results)} run{'' if len(results) == 1 else 's'} kept in {path}")
@@ -162,6 +163,7 @@ def check(
         normalise=normalise,
         allow_host=allow_host,
     )
+    refuse_stdin_twice(*files, *against)
     new = [load(file) for file in files]
     old = [result for each in against for result in load_against(each)]
     found = regression.check(old, new, criteria)

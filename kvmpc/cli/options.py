@@ -11,7 +11,9 @@ from typing import Any
 
 import click
 
-__all__ = ["PAGERS_HELP", "format_option", "work_options"]
+from kvmpc.errors import UsageError
+
+__all__ = ["PAGERS_HELP", "format_option", "refuse_stdin_twice", "work_options"]
 
 
 PAGERS_HELP = """\b
@@ -80,3 +82,11 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def refuse_stdin_twice(*files: str) -> None:
+    """Raise UsageError where more than one of `files` is ``-``, which can be read once."""
+    if files.count("-") > 1:
+        raise UsageError(
+            "RESULT", "-", f"once, not {files.count('-')} times: it is read to its end"
+        )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pwd
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ VERSION: Final = 1
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _SUFFIX: Final = ".json"
-_ALLOWED: Final = "what is in a folder that can be written, such as one in KVMPC_BASELINES"
+_ALLOWED: Final = "a file in a folder of yours, which KVMPC_BASELINES can name"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +47,31 @@ class Listed:
 
 
 def folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return where baselines are kept."""
+    """Return where baselines are kept.
+
+    Raises: UsageError where neither the environment nor the password database says.
+    Source: XDG Base Directory Specification: a path that is not absolute is to be ignored.
+    """
     given = environment.get("KVMPC_BASELINES")
     if given:
         return Path(given)
-    root = environment.get("XDG_DATA_HOME")
-    return (Path(root) if root else Path.home() / ".local/share") / "kvmpc/baselines"
+    data, home = (Path(environment.get(name, "")) for name in ("XDG_DATA_HOME", "HOME"))
+    if not data.is_absolute():
+        if not home.is_absolute():
+            home = _home_of_user()
+        data = home / ".local/share"
+    return data / "kvmpc/baselines"
+
+
+def _home_of_user() -> Path:
+    try:
+        home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        home = Path()
+    if not home.is_absolute():
+        allowed = "a folder to keep baselines in: there is no HOME, and this user has no home"
+        raise UsageError("KVMPC_BASELINES", "", allowed)
+    return home
 
 
 def save(name: str, results: Sequence[Result], *, force: bool = False) -> Path:

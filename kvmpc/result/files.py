@@ -13,11 +13,10 @@ import os
 import secrets
 import select
 import stat
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import IO, Final, Self
+from typing import Final, Self
 
 from kvmpc.errors import KernelError, UsageError, describe_errno
 from kvmpc.result.streams import STDIN, STDOUT, write_whole
@@ -52,14 +51,14 @@ def read_text(path: str, *, or_stdin: bool = False) -> str:
         raise UnreadableError("no file has an empty name")
     try:
         if or_stdin and path == "-":
-            if sys.stdin is None:
-                raise UnreadableError("standard input is closed")
-            with open(STDIN, "rb", buffering=0, closefd=False) as file:
-                return _decode(_chunks(file, is_fifo=False))
+            return _decode(_chunks(STDIN))
         # Not to wait here for whoever writes to a FIFO: nobody may.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
-        with open(fd, "rb", buffering=0) as file:
-            return _decode(_chunks(file, is_fifo=stat.S_ISFIFO(os.fstat(fd).st_mode)))
+        try:
+            is_fifo = stat.S_ISFIFO(os.fstat(fd).st_mode)
+            return _decode(_chunks(fd, _PEER_S if is_fifo else 0))
+        finally:
+            os.close(fd)
     except OSError as error:
         reason = f"cannot be read: {describe_errno(error.errno or 0)}"
         if error.errno == errno.ENOENT and os.path.islink(path):
@@ -69,22 +68,23 @@ def read_text(path: str, *, or_stdin: bool = False) -> str:
         raise UnreadableError("longer than the memory that this process may have") from error
 
 
-def _chunks(file: IO[bytes], *, is_fifo: bool) -> Iterator[bytes]:
-    """Yield what `file` holds, to its end; for the first writer of a FIFO wait a while."""
-    # Without a writer a FIFO ends at once; with one that is silent it has nothing yet (None).
-    deadline = time.monotonic() + _PEER_S if is_fifo else 0.0
+def _chunks(fd: int, wait_s: float = 0) -> Iterator[bytes]:
+    """Yield what `fd` holds, to its end; wait so long for the first writer of a FIFO."""
+    deadline = time.monotonic() + wait_s
     while True:
-        chunk = file.read(1 << 20)
-        if chunk is None:
-            select.select([file], [], [])
-        elif chunk:
-            yield chunk
-        elif time.monotonic() < deadline:
-            time.sleep(0.05)
-            continue
+        try:
+            chunk = os.read(fd, 1 << 20)
+        except BlockingIOError:  # there is a writer, who has nothing to say yet
+            select.select([fd], [], [])
         else:
-            return
-        deadline = 0.0
+            if chunk:
+                yield chunk
+            elif time.monotonic() < deadline:  # without a writer it ends at once
+                time.sleep(0.05)
+                continue
+            else:
+                return
+        deadline = 0
 
 
 def _decode(chunks: Iterator[bytes]) -> str:
@@ -153,14 +153,14 @@ class OutputFile:
     def _choose(self, fresh: bool) -> None:
         if not os.path.basename(self.path):
             raise OSError(errno.EISDIR if self.path else errno.ENOENT, self.path)
+        if fresh and os.path.lexists(self.path):
+            raise FileExistsError(errno.EEXIST, self.path)
         file = os.path.realpath(self.path)
         try:
             status = os.stat(self.path)
         except FileNotFoundError:
             self._file, self._fd = file, _try_creation(file)
             return
-        if fresh:
-            raise FileExistsError(errno.EEXIST, self.path)
         # /dev/stdout may be a regular file; replacing it would lose the rest of stdout.
         self.is_stdout = _is_stdout(status)
         if self.is_stdout:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Self
 
+from kvmpc.errors import HostError
 from kvmpc.host.facts import collect
 from kvmpc.kernel.kvm import Kvm
 from kvmpc.trial.signals import Interrupt, interruptible
@@ -53,9 +54,18 @@ class Session:
         """
         with interruptible(told) as interrupt, Kvm() as kvm:
             facts = RunFacts(
-                tool_version=version("kvmpc"),
+                tool_version=_tool_version(),
                 command=tuple(command),
                 started=datetime.now(UTC).isoformat(timespec="seconds"),
                 host=collect(),
             )
             yield cls(kvm, interrupt, facts)
+
+
+def _tool_version() -> str:
+    try:
+        return version("kvmpc")
+    except PackageNotFoundError as error:
+        raise HostError(
+            "kvmpc", "is not installed: it does not know its version", "pip install -e ."
+        ) from error

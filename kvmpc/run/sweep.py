@@ -28,7 +28,7 @@ def read_spec(path: str, settings: Sequence[str] = (), *, confirmed: bool = Fals
     try:
         text = read_text(path)
     except UnreadableError as error:
-        raise UsageError("SPEC", path, f"a spec that can be read: {error.reason}") from error
+        raise UsageError("SPEC", path, f"the name of a file in TOML: {error.reason}") from error
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # thousands of digits or of brackets, too
