@@ -14,15 +14,19 @@ in a test build a call of the scripted kernel. ``.macro name a, b`` to ``.endm``
 a name: where it stands as a mnemonic, they are put in with its operands for `a` and `b`; it holds
 no label, no directive and no other macro, and is known to all files behind it.
 
-Whatever is wrong is an AssemblerError with file, line and reason. It is a defect of kvmpc's own
-source, never of what a user typed, so it stands outside the tree of `kvmpc.errors`.
+Whatever is wrong with a source is an AssemblerError with file, line and reason. It is a defect of
+kvmpc's own, never of what a user typed, so it stands outside the tree of `kvmpc.errors`; a keystone
+that is none, or does not work, is a HostError.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
+import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,8 +43,17 @@ from kvmpc.assembler.x86_64 import (
     canonical,
     parse_operands,
 )
+from kvmpc.errors import HostError
 
-__all__ = ["AssemblerError", "Field", "Program", "Statement", "Symbols", "assemble"]
+__all__ = [
+    "AssemblerError",
+    "Field",
+    "Program",
+    "Statement",
+    "Symbols",
+    "assemble",
+    "assembler_version",
+]
 
 
 class AssemblerError(Exception):
@@ -112,21 +125,76 @@ _WORD = re.compile(r"[A-Za-z_][\w.]*")
 _LABELLED = re.compile(r"([^:]*):[ \t]*(.*)")
 
 
+_KNOWN_CODE = ("add rax, 1", b"\x48\x83\xc0\x01")
+_KEYSTONE_REMEDY = f"install it with this Python: {sys.executable} -m pip install keystone-engine"
+
+
 @functools.cache
 def _keystone() -> Any:
-    """Return the assembler; imported here since the import alone takes 0.15 s."""
+    """Return the assembler; imported here since the import alone takes 0.15 s.
+
+    Raises: HostError where it is not there, is another module of that name (OpenStack has one), is
+    broken, or does not assemble.
+    """
+    try:
+        import keystone
+
+        engine = keystone.Ks(keystone.KS_ARCH_X86, keystone.KS_MODE_64)
+        encoding, _ = engine.asm(_KNOWN_CODE[0])
+        if bytes(encoding or ()) != _KNOWN_CODE[1]:
+            raise ValueError(f"it makes {encoding!r} of {_KNOWN_CODE[0]!r}")
+        _ = keystone.KsError, keystone.__version__
+    # Whatever another module of that name does, or a library that does not fit this machine.
+    except Exception as error:
+        raise _no_keystone(error) from error
+    return engine
+
+
+def _no_keystone(error: Exception) -> HostError:
+    """Return what is wrong with keystone, and with which: where its file is."""
+    found = importlib.util.find_spec("keystone") if "keystone" not in sys.modules else None
+    module = sys.modules.get("keystone")
+    path = (found and found.origin) or getattr(module, "__file__", None)
+    said = f"{type(error).__name__}: {error}"
+    if found is None and module is None:
+        return HostError("keystone-engine", "not installed", _KEYSTONE_REMEDY)
+    if path is None or not _is_engine(os.path.dirname(path)):
+        where = path or "a folder without __init__.py"
+        return HostError(
+            "keystone-engine",
+            f"the module named keystone here is another one: {where} ({said})",
+            "take it out of PYTHONPATH, or use a virtual environment of its own; "
+            + _KEYSTONE_REMEDY,
+        )
+    return HostError(
+        "keystone-engine",
+        f"{path} does not work here ({said})",
+        f"{_KEYSTONE_REMEDY} --force-reinstall; it brings a native library, libkeystone.so, which "
+        "this process must be able to map and execute",
+    )
+
+
+def _is_engine(folder: str) -> bool:
+    """Return whether keystone-engine's Python is in `folder`, with or without its library."""
+    return os.path.exists(os.path.join(folder, "keystone_const.py"))
+
+
+def assembler_version() -> str:
+    """Return which assembler this is, after it has assembled something. Raises: HostError."""
+    _keystone()
     import keystone
 
-    return keystone.Ks(keystone.KS_ARCH_X86, keystone.KS_MODE_64)
+    return f"keystone {keystone.__version__}"
 
 
 @functools.cache
 def _encode(text: str) -> bytes:
-    """Return the bytes of one canonical instruction."""
+    """Return the bytes of one canonical instruction. Raises: HostError, Defect."""
+    engine = _keystone()
     import keystone
 
     try:
-        encoding, count = _keystone().asm(text)
+        encoding, count = engine.asm(text)
     except keystone.KsError as error:
         raise Defect(f"keystone refuses {text!r}: {error}") from error
     # Keystone counts a prefix as a statement of its own.

@@ -11,44 +11,63 @@ import ctypes
 import errno
 import os
 from contextlib import ExitStack
-from typing import Self
+from pathlib import Path
+from typing import Final, Self
 
 from kvmpc.abi import kvm as abi
 from kvmpc.abi import kvm_x86, mman
 from kvmpc.errors import HostError, KernelError
+from kvmpc.host.confinement import Confinement
+from kvmpc.host.facts import second_level_paging
+from kvmpc.host.files import read_fields
 from kvmpc.kernel import syscalls
+from kvmpc.kernel.need import Need
 
-__all__ = ["KVM_PATH", "Kvm", "Vcpu", "Vm"]
+__all__ = [
+    "IMMEDIATE_EXIT",
+    "KVM_DEVICE",
+    "KVM_PATH",
+    "SYNC_REGS",
+    "USER_MEMORY",
+    "Kvm",
+    "Vcpu",
+    "Vm",
+]
 
 KVM_PATH = "/dev/kvm"
 
 _MAX_CPUID_ENTRIES = 256
 
-_OPEN_REMEDIES = {
-    errno.ENOENT: (
-        "there is no KVM device",
-        "load the module (modprobe kvm_intel or kvm_amd), enable VT-x or SVM in the firmware, "
-        "or enable nested virtualisation if this is a VM itself",
-    ),
-    errno.ENXIO: ("the KVM device has no driver", "load the module kvm_intel or kvm_amd"),
-    errno.ENODEV: ("the KVM device has no driver", "load the module kvm_intel or kvm_amd"),
-    errno.EACCES: (
-        "permission denied",
-        "run as root, or join the group that owns it (usually: usermod -aG kvm $USER)",
-    ),
-    errno.EPERM: (
-        "the system forbids it",
-        "allow the device in the container or device cgroup (e.g. --device /dev/kvm)",
-    ),
-    errno.EBUSY: (
-        "another hypervisor holds the virtualisation hardware",
-        "stop it (VirtualBox, VMware, Xen) and try again",
-    ),
+_CANNOT_OPEN = {
+    errno.ENOENT: "there is no KVM device",
+    errno.ENXIO: "the KVM device has no driver",
+    errno.ENODEV: "the KVM device has no driver",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "the system forbids it",
+    errno.EBUSY: "another hypervisor holds the virtualisation hardware",
 }
 
 
-def _cannot_open(what: str, error: KernelError) -> HostError:
-    reason, remedy = _OPEN_REMEDIES.get(error.errno, (str(error), "see dmesg"))
+def _cannot_open(what: str, error: KernelError, root: Path = Path("/")) -> HostError:
+    """Return why there is no KVM to be had, and what would help on this very host."""
+    reason = _CANNOT_OPEN.get(error.errno, str(error))
+    remedy = error.hint or "see dmesg"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        remedy = Confinement.read(root).access(KVM_PATH, root)
+    elif error.errno == errno.ENOENT and os.path.exists(root / "sys/class/misc/kvm"):
+        reason += " in /dev, though this kernel has KVM"
+        remedy = f"{Confinement.read(root).access(KVM_PATH, root)}, or mount a real devtmpfs"
+    elif error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
+        remedy = "load the module (modprobe kvm_intel or kvm_amd); see dmesg where it refuses"
+        flags = read_fields(root / "proc/cpuinfo").get("flags", "vmx").split()
+        if not {"vmx", "svm"}.intersection(flags):
+            reason += ", and this processor shows neither vmx nor svm"
+            remedy = (
+                "enable VT-x or SVM in the firmware, or nested virtualisation in the hypervisor "
+                f"if this is a VM itself; then {remedy}"
+            )
+    elif error.errno == errno.EBUSY:
+        remedy = "stop it (VirtualBox, VMware, Xen) and try again"
     return HostError(what, reason, remedy)
 
 
@@ -311,3 +330,29 @@ class Vcpu(Fd):
                 return False
             raise
         return True
+
+
+def _version() -> str:
+    paging = second_level_paging() or "unknown"
+    with Kvm() as kvm:
+        vcpus = kvm.max_vcpus()
+    return f"API {abi.KVM_API_VERSION}, up to {vcpus} vCPUs, second-level paging: {paging}"
+
+
+def _capability(name: str, wanted: int, since: str) -> Need:
+    """Return the need of KVM_CAP `name` with the bits `wanted`, in Linux since `since`."""
+
+    def find() -> str:
+        with Kvm() as kvm:
+            value = kvm.check_extension(getattr(abi, name))
+        if not value & wanted:
+            raise HostError(name, "not offered", f"use Linux {since} or newer")
+        return f"value {value:#x}"
+
+    return Need(name, find)
+
+
+KVM_DEVICE: Final = Need(KVM_PATH, _version)
+USER_MEMORY: Final = _capability("KVM_CAP_USER_MEMORY", 1, "2.6.28")
+IMMEDIATE_EXIT: Final = _capability("KVM_CAP_IMMEDIATE_EXIT", 1, "4.11")
+SYNC_REGS: Final = _capability("KVM_CAP_SYNC_REGS", kvm_x86.KVM_SYNC_X86_REGS, "4.17")

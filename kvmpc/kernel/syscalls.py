@@ -15,12 +15,14 @@ from typing import Any
 
 from kvmpc.abi import mman, prctl, unistd
 from kvmpc.errors import KernelError
+from kvmpc.host.headroom import shortage
 from kvmpc.units import PAGE_BYTES
 
 __all__ = [
     "Mapping",
     "close_fd",
     "current_cpu",
+    "denies_write_execute",
     "ioctl",
     "madvise",
     "mbind",
@@ -31,6 +33,7 @@ __all__ = [
     "set_affinity",
     "set_thread_name",
     "set_timer_slack_ns",
+    "share_heap",
     "syscall",
     "tgkill",
     "thread_id",
@@ -65,11 +68,20 @@ _mincore = _prototype("mincore", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t,
 _prctl = _prototype("prctl", ctypes.c_int, ctypes.c_int, *[ctypes.c_ulong] * 4)
 _syscall = _prototype("syscall", ctypes.c_long, ctypes.c_long, *[ctypes.c_long] * 6)
 
+_M_ARENA_MAX = -8  # glibc's malloc.h
+
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
-def _failed(call: str, hint: str = "") -> KernelError:
-    return KernelError(call, ctypes.get_errno(), hint)
+def _failed(call: str, hint: str = "", wanted_bytes: int = 0) -> KernelError:
+    """Return the error of the libc call just made, with the limit that it ran into, if it is one.
+
+    wanted_bytes: what it would have mapped.
+    """
+    number = ctypes.get_errno()
+    return KernelError(
+        call, number, "; ".join(filter(None, (hint, shortage(number, wanted_bytes))))
+    )
 
 
 def ioctl(fd: int, request: int, argument: int | Any = 0, *, call: str, hint: str = "") -> int:
@@ -100,7 +112,8 @@ def open_fd(path: str, flags: int) -> int:
     try:
         return os.open(path, flags | os.O_CLOEXEC)
     except OSError as error:
-        raise KernelError(f"open {path}", error.errno or 0) from error
+        number = error.errno or 0
+        raise KernelError(f"open {path}", number, shortage(number)) from error
 
 
 def close_fd(fd: int) -> None:
@@ -123,7 +136,7 @@ class Mapping:
     ) -> None:
         address = _mmap(None, size_bytes, prot, flags, fd, 0)
         if address == _MAP_FAILED:
-            raise _failed(f"mmap of {size_bytes} bytes of {what}")
+            raise _failed(f"mmap of {size_bytes} bytes of {what}", wanted_bytes=size_bytes)
         self.address: int = address
         self.size_bytes = size_bytes
 
@@ -229,6 +242,24 @@ def set_thread_name(name: str) -> None:
     buffer = ctypes.create_string_buffer(name.encode())
     if _prctl(prctl.PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0) < 0:
         raise _failed("prctl(PR_SET_NAME)")
+
+
+def denies_write_execute() -> bool:
+    """Return whether this process gave up to make memory executable that it could write.
+
+    Source: prctl(2), PR_GET_MDWE; before Linux 6.3 nobody can.
+    """
+    flags: int = _prctl(prctl.PR_GET_MDWE, 0, 0, 0, 0)
+    return flags > 0
+
+
+def share_heap() -> None:
+    """Let threads that are yet to come share the heaps there are; nothing where libc has but one.
+
+    Source: mallopt(3), M_ARENA_MAX.
+    """
+    if hasattr(_libc, "mallopt"):
+        _prototype("mallopt", ctypes.c_int, ctypes.c_int, ctypes.c_int)(_M_ARENA_MAX, 1)
 
 
 def thread_id() -> int:

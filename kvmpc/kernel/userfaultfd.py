@@ -8,21 +8,44 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Self
+from pathlib import Path
+from typing import Final, Self
 
 from kvmpc.abi import unistd
 from kvmpc.abi import userfaultfd as abi
 from kvmpc.errors import HostError, KernelError
+from kvmpc.host.confinement import CAP_SYS_PTRACE, REFUSALS, Confinement, either
+from kvmpc.host.files import read_int
 from kvmpc.kernel import syscalls
+from kvmpc.kernel.need import Need
 
-__all__ = ["DEVICE_PATH", "Userfaultfd", "query_features"]
+__all__ = ["DEVICE_PATH", "FEATURE_SIGBUS", "USERFAULTFD", "Userfaultfd", "query_features"]
 
 DEVICE_PATH = "/dev/userfaultfd"
 
-_REMEDY = (
-    f"run as root or with CAP_SYS_PTRACE, get access to {DEVICE_PATH}, "
-    "or set sysctl vm.unprivileged_userfaultfd=1"
-)
+_SYSCTL = Path("/proc/sys/vm/unprivileged_userfaultfd")
+
+
+def _refused(error: KernelError, device: KernelError | None) -> HostError:
+    """Return why there is no userfaultfd, and what would help this very process.
+
+    device: why the device cannot be opened; None where it was.
+    Source: ``userfaultfd_syscall_allowed`` in fs/userfaultfd.c: CAP_SYS_PTRACE, or
+    vm.unprivileged_userfaultfd (since Linux 5.2).
+    """
+    own = Confinement.read()
+    remedies = own.remedies("userfaultfd", error.errno, capability=CAP_SYS_PTRACE)
+    if error.errno == errno.ENOSYS:
+        reason = f"this kernel has none, or a seccomp filter hides it ({error})"
+        remedies[-1] = "use a kernel with CONFIG_USERFAULTFD=y"
+    else:
+        reason = f"not permitted ({error})"
+        if read_int(_SYSCTL) == 0 and not own.may(CAP_SYS_PTRACE):
+            remedies.append("sysctl vm.unprivileged_userfaultfd=1")
+    # Since Linux 6.1, and misc(4): where there is a driver, there may be a device.
+    if device is not None and os.path.exists("/sys/class/misc/userfaultfd"):
+        remedies.append(own.access(DEVICE_PATH))
+    return HostError("userfaultfd", reason, either(remedies))
 
 
 def _open_fd() -> int:
@@ -32,10 +55,11 @@ def _open_fd() -> int:
     "Creating a userfaultfd" (the device since Linux 6.1).
     """
     flags = os.O_CLOEXEC | os.O_NONBLOCK
+    closed: KernelError | None = None
     try:
         device = syscalls.open_fd(DEVICE_PATH, os.O_RDWR)
-    except KernelError:
-        device = -1
+    except KernelError as error:
+        device, closed = -1, error
     if device >= 0:
         try:
             return syscalls.ioctl(
@@ -49,14 +73,8 @@ def _open_fd() -> int:
     try:
         return syscalls.syscall(unistd.SYS_userfaultfd, flags, call="userfaultfd")
     except KernelError as error:
-        if error.errno in (errno.EPERM, errno.EACCES):
-            raise HostError("userfaultfd", f"not permitted ({error})", _REMEDY) from error
-        if error.errno == errno.ENOSYS:
-            raise HostError(
-                "userfaultfd",
-                "this kernel has none, or a seccomp filter hides it",
-                "use a kernel with CONFIG_USERFAULTFD=y, outside a container's seccomp filter",
-            ) from error
+        if error.errno in REFUSALS:
+            raise _refused(error, closed) from error
         raise
 
 
@@ -76,6 +94,18 @@ def query_features() -> int:
         return _enable(fd, 0)
     finally:
         syscalls.close_fd(fd)
+
+
+def _sigbus() -> str:
+    if not query_features() & abi.UFFD_FEATURE_SIGBUS:
+        raise HostError("UFFD_FEATURE_SIGBUS", "not offered", "use Linux 4.14 or newer")
+    return "offered"
+
+
+USERFAULTFD: Final = Need(
+    "userfaultfd", lambda: f"kernel faults handled, features {query_features():#x}"
+)
+FEATURE_SIGBUS: Final = Need("UFFD_FEATURE_SIGBUS", _sigbus)
 
 
 class Userfaultfd:

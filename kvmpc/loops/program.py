@@ -13,10 +13,9 @@ from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 
-from kvmpc.abi import mman
 from kvmpc.assembler.assemble import Program, assemble
 from kvmpc.errors import HostError
-from kvmpc.kernel import syscalls
+from kvmpc.kernel.code import Code
 from kvmpc.loops.records import host_symbols
 from kvmpc.loops.steps import Steps
 from kvmpc.units import PAGE_BYTES
@@ -88,24 +87,16 @@ def build(
 
 
 class NativeProgram:
-    """An assembled program in executable memory of its own."""
+    """An assembled program in executable memory of its own. Raises: HostError, KernelError."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self._mapping = syscalls.Mapping.anonymous(len(program.code), what="native code")
-        try:
-            ctypes.memmove(self._mapping.address, program.code, len(program.code))
-            syscalls.mprotect(
-                self._mapping.address, len(program.code), mman.PROT_READ | mman.PROT_EXEC
-            )
-        except BaseException:
-            self._mapping.close()
-            raise
-        self._call = _CALL(self._mapping.address + program.labels["call_native"])
+        self._code = Code(program.code)
+        self._call = _CALL(self.address("call_native"))
 
     def address(self, function: str) -> int:
         """Return where `function` is in this process."""
-        return self._mapping.address + self.program.labels[function]
+        return self._code.address + self.program.labels[function]
 
     def call(self, function: str, record: ctypes.Structure, page: int = 0) -> int:
         """Run `function` on `record` (and `page`) and return its code, without the GIL.
@@ -117,7 +108,7 @@ class NativeProgram:
 
     def close(self) -> None:
         """Unmap the code; nothing may be running in it."""
-        self._mapping.close()
+        self._code.close()
 
 
 @cache

@@ -35,7 +35,10 @@ def _rate() -> float:
     """Return the rate over one span: at most the true one."""
     record = ResolverRecord()
     _stamp("stamp_start", record)
-    time.sleep(_SPAN_S)
+    try:
+        time.sleep(_SPAN_S)
+    except OSError as error:
+        raise KernelError("clock_nanosleep", error.errno or 0) from error
     _stamp("stamp_end", record)
     cycles = record.end_cycles - record.start_cycles
     return float(cycles / (record.end_ns - record.start_ns))

@@ -8,13 +8,15 @@ in a comparison without saying which.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 from kvmpc.abi import kvm as kvm_abi
 from kvmpc.abi import userfaultfd as uffd_abi
 from kvmpc.kernel import syscalls
-from kvmpc.kernel.kvm import Kvm, Vcpu
+from kvmpc.kernel.kvm import Vcpu
+from kvmpc.kernel.need import Need
+from kvmpc.kernel.userfaultfd import USERFAULTFD
 from kvmpc.loops.records import ResolverRecord, Return, VcpuRecord
 from kvmpc.loops.steps import Steps
 from kvmpc.pagers.installs import COPY
@@ -65,10 +67,15 @@ class ExitPager(Pager):
         """Refuse shares of less than a page. Raises: UsageError."""
         self.sharing.check(self.spec, work)
 
-    def check_host(self, kvm: Kvm) -> None:
-        """Ask for a userfaultfd, and for what the provider needs. Raises: HostError."""
-        self.sharing.check_host()
-        self._provider.check_host(kvm)
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """A userfaultfd, and what the provider needs."""
+        return (USERFAULTFD, *self._provider.needs)
+
+    @property
+    def smallest(self) -> Self:
+        """One userfaultfd."""
+        return replace(self, uffds=1)
 
     def fd_count(self, work: Work) -> int:
         """Return its userfaultfds."""

@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from kvmpc.kernel.kvm import Kvm, Vcpu, Vm
+from kvmpc.kernel.kvm import Vcpu, Vm
+from kvmpc.kernel.need import Need
 from kvmpc.loops.program import NativeProgram, load
 from kvmpc.loops.records import ReaderRecord, ResolverRecord, Return, SharedRecord, VcpuRecord
 from kvmpc.loops.steps import Steps
@@ -149,8 +150,15 @@ class Pager:
     def check(self, work: Work) -> None:
         """Refuse what cannot be measured on this work. Raises: UsageError."""
 
-    def check_host(self, kvm: Kvm) -> None:
-        """Refuse what this kernel or its permissions do not allow. Raises: HostError."""
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What it needs of this host, beyond what every pager does."""
+        return ()
+
+    @property
+    def smallest(self) -> Self:
+        """The same with as few threads and descriptors as still make every kind of call."""
+        return self
 
     def reader_count(self, work: Work) -> int:
         """Return how many reader threads it starts."""

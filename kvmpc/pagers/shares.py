@@ -46,10 +46,6 @@ class Sharing:
                 f"at most {work.total_pages}, the pages of guest memory",
             )
 
-    def check_host(self) -> None:
-        """Open and close a userfaultfd as a trial will. Raises: HostError."""
-        Userfaultfd(self.features).close()
-
     def open(self, scene: Scene) -> UffdShares:
         """Open and register them for one trial. Raises: HostError, KernelError."""
         return UffdShares(scene, self)

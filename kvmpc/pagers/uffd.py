@@ -9,15 +9,17 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 from kvmpc.abi import epoll as epoll_abi
 from kvmpc.abi import poll as poll_abi
 from kvmpc.abi import unistd
 from kvmpc.abi import userfaultfd as uffd_abi
 from kvmpc.kernel import syscalls
-from kvmpc.kernel.kvm import Kvm
+from kvmpc.kernel.epoll import EPOLL_PWAIT2
+from kvmpc.kernel.need import Need
+from kvmpc.kernel.userfaultfd import USERFAULTFD
 from kvmpc.loops.records import (
     READ_MESSAGES,
     PendingRecord,
@@ -67,10 +69,15 @@ class UffdPager(Pager):
         """Refuse shares of less than a page. Raises: UsageError."""
         self.sharing.check(self.spec, work)
 
-    def check_host(self, kvm: Kvm) -> None:
-        """Ask for a userfaultfd. Raises: HostError."""
-        del kvm
-        self.sharing.check_host()
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """A userfaultfd, and how several readers wait at one."""
+        return (USERFAULTFD, EPOLL_PWAIT2) if self.readers > 1 else (USERFAULTFD,)
+
+    @property
+    def smallest(self) -> Self:
+        """One userfaultfd; two readers wait otherwise than one does."""
+        return replace(self, readers=min(self.readers, 2), uffds=1)
 
     def reader_count(self, work: Work) -> int:
         """Return how many reader threads it starts."""

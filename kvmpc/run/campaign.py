@@ -74,7 +74,7 @@ class Campaign:
         and NUMA nodes that are not to be had, and for a file of another plan or host;
         ResultFileError where it is no result.
         """
-        skipped, refusal = what_cannot_run(session.kvm, plan)
+        skipped, refusal = what_cannot_run(session.kvm, plan, session.interrupt)
         # One point is a question that has no answer then; a sweep has others to answer.
         if refusal is not None and (
             len(plan.points) == 1 or len(skipped) == sum(len(p.pagers) for p in plan.points)

@@ -1,25 +1,39 @@
 """What a run needs of this host, checked before anything is allocated.
 
 Everything here is a limit of the host, not of kvmpc: a larger host, or a raised limit, takes the
-same command. So each is a `HostError` with the option, what was given, and what would do.
+same command. So each is a `HostError` with the option, what was given, and what would do. Whether
+trials can run here at all is asked of `kvmpc.run.rehearsal`.
 """
 
 from __future__ import annotations
 
 import resource
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
-from kvmpc.errors import HostError, UsageError
+from kvmpc.errors import HostError, KernelError, UsageError
 from kvmpc.host.facts import second_level_paging
-from kvmpc.host.files import Cgroups, read_fields, read_int, read_meminfo_bytes, read_text
-from kvmpc.host.headroom import allowed_cpus, memory_available_bytes, thread_headroom
+from kvmpc.host.files import Cgroups, entries, read_text
+from kvmpc.host.headroom import (
+    Limit,
+    address_limits,
+    allowed_cpus,
+    file_limits,
+    mapping_limits,
+    memory_limits,
+    thread_limits,
+)
 from kvmpc.host.numa import available_bytes, usable_nodes
 from kvmpc.kernel import cpu_latency, syscalls
 from kvmpc.kernel.kvm import Kvm
+from kvmpc.kernel.need import cannot
+from kvmpc.kernel.threads import STACK_BYTES
 from kvmpc.pagers import Pager
 from kvmpc.result.records import Skip
 from kvmpc.run.plan import Plan
+from kvmpc.run.rehearsal import PAGES, check_needs, rehearse
+from kvmpc.trial.signals import NEVER, Interrupt
 from kvmpc.units import GIB, KIB, MIB, PAGE_BYTES, format_bytes, format_cpu_list, parse_cpu_list
 from kvmpc.vm.policy import bind_memory
 from kvmpc.vm.x86 import plan_guest
@@ -27,7 +41,15 @@ from kvmpc.work.layout import Layout
 from kvmpc.work.placement import Placement, parse_cpus
 from kvmpc.work.work import Work
 
-__all__ = ["check_placement", "check_run", "needed_bytes", "raise_file_limit", "what_cannot_run"]
+__all__ = [
+    "check_placement",
+    "check_room",
+    "check_run",
+    "mapped_bytes",
+    "needed_bytes",
+    "raise_file_limit",
+    "what_cannot_run",
+]
 
 _ROOT = Path("/")
 
@@ -35,7 +57,13 @@ _OWN_BYTES_PER_THREAD = 64 * KIB
 _SHADOW_BYTES_PER_GIB = 5 * MIB // 2
 """KVM's reverse maps under shadow paging (seen: 1.6 GiB for a slot of 640 GiB)."""
 
-_SPARE_FDS = 64
+_OWN_BYTES_PER_PAGE = 4
+_MAPPED_PER_THREAD = 128 * KIB
+_OWN_MAPPED_BYTES = 32 * MIB
+"""What Python maps while a trial is built, run and verified (seen: 1 byte a page for what is
+expected, 107 KiB for a vCPU with its thread, records and share of the heap, but for its stack)."""
+
+_SPARE_FDS = 32
 _SPARE_THREADS = 16
 _SPARE_MAPPINGS = 512
 _MAPPINGS_PER_VCPU = 4  # run structure, stack with its guard, one side of a split
@@ -62,6 +90,15 @@ def needed_bytes(work: Work, *, shadow: bool, readers: int = 0) -> int:
 
 
 def check_run(kvm: Kvm, work: Work, pagers: Sequence[Pager]) -> None:
+    """Check that this host has what `pagers` need, and room for `work` with each of them.
+
+    Raises: HostError; UsageError for CPUs and NUMA nodes that are not to be had.
+    """
+    check_needs(pagers)
+    check_room(kvm, work, pagers)
+
+
+def check_room(kvm: Kvm, work: Work, pagers: Sequence[Pager]) -> None:
     """Check that this host has room for `work` with each of `pagers`, and where it is to be.
 
     Raises: HostError; UsageError for CPUs and NUMA nodes that are not to be had.
@@ -76,98 +113,98 @@ def check_run(kvm: Kvm, work: Work, pagers: Sequence[Pager]) -> None:
     plan_guest(work, kvm.supported_cpuid())
     check_placement(work.placement, work.expected_pages * work.unit_bytes)
     readers = max(pager.reader_count(work) for pager in pagers)
-    _check_memory(work, readers)
-    _check_address_space(work)
+    given = f"--vcpus {work.vcpus} --mem-per-vcpu {format_bytes(work.mem_per_vcpu_bytes)}"
+    shadow = second_level_paging() not in ("ept", "npt")
+    _require(
+        given,
+        needed_bytes(work, shadow=shadow, readers=readers),
+        "with page tables",
+        memory_limits(),
+        "use less --mem-per-vcpu, fewer --vcpus, or --touch-pages for a sparse run",
+        unit="MiB",
+    )
+    _require(
+        given,
+        mapped_bytes(work, readers=readers),
+        "of address space, touched or not",
+        address_limits(),
+        "use less --mem-per-vcpu, fewer --vcpus or readers",
+        unit="MiB",
+    )
     for pager in pagers:
-        pager.check_host(kvm)
-        threads = work.vcpus + pager.reader_count(work)
-        raise_file_limit(work.vcpus + pager.fd_count(work) + _SPARE_FDS, pager.label)
-        _check_threads(threads, pager.label)
-        _check_mappings(
+        threads, fds = work.vcpus + pager.reader_count(work), pager.fd_count(work)
+        raise_file_limit(work.vcpus + fds + _SPARE_FDS, pager.label)
+        _raise_soft_limit(resource.RLIMIT_NPROC)
+        _require(
+            pager.label,
+            threads + _SPARE_THREADS,
+            f"threads ({threads} of its own, {_SPARE_THREADS} spare)",
+            thread_limits(),
+            "use fewer vCPUs or readers",
+        )
+        mappings = (
             work.vcpus * _MAPPINGS_PER_VCPU
             + pager.reader_count(work) * 2
             + pager.fd_count(work)
-            + _SPARE_MAPPINGS,
+            + _SPARE_MAPPINGS
+        )
+        _require(
             pager.label,
+            mappings,
+            "more memory mappings",
+            mapping_limits(),
+            "use fewer vCPUs or uffds",
         )
 
 
-def _check_memory(work: Work, readers: int) -> None:
-    shadow = second_level_paging() not in ("ept", "npt")
-    needed = needed_bytes(work, shadow=shadow, readers=readers)
-    available = memory_available_bytes()
-    if needed > available:
-        raise HostError(
-            f"--vcpus {work.vcpus} --mem-per-vcpu {format_bytes(work.mem_per_vcpu_bytes)}",
-            f"needs {needed / MIB:.0f} MiB with page tables, {available / MIB:.0f} MiB are "
-            "available to this process",
-            "use less --mem-per-vcpu, fewer --vcpus, or --touch-pages for a sparse run; "
-            "or raise the memory limit of the cgroup",
-        )
+def _require(
+    what: str, needed: int, of: str, limits: Sequence[Limit], otherwise: str, unit: str = ""
+) -> None:
+    """Refuse `what` where one of `limits` leaves less than `needed`, and tell these two numbers.
+
+    of: what the numbers count; unit: ``MiB`` for bytes. The need is rounded up and what is left
+    down, so that a refusal never reads as if it fitted.
+    """
+    for limit in limits:
+        if needed > limit.left:
+            asked, left = needed, limit.left
+            if unit:
+                asked, left, of = -(-needed // MIB), limit.left // MIB, f"{unit} {of}"
+            raise HostError(
+                what,
+                f"needs {asked} {of}; {limit.name} leaves {left}{unit and f' {unit}'}",
+                f"{limit.remedy}; or {otherwise}",
+            )
 
 
-def _check_address_space(work: Work) -> None:
-    """Guest memory is mapped whole, touched or not: two limits count that."""
-    needed = work.total_pages * work.unit_bytes
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY:
-        taken = read_fields(Path("/proc/self/status")).get("VmSize", "0 kB").split()
-        left = limit - int(taken[0]) * KIB
-        if needed > left:
-            raise HostError(
-                "guest memory",
-                f"{format_bytes(needed)} have to be mapped, the address space limit leaves {left}",
-                "ulimit -v unlimited, or less --mem-per-vcpu",
-            )
-    memory = read_meminfo_bytes(Path("/proc/meminfo"))
-    if read_int(Path("/proc/sys/vm/overcommit_memory")) == 2:
-        left = memory.get("CommitLimit", 0) - memory.get("Committed_AS", 0)
-        if needed > left:
-            raise HostError(
-                "guest memory",
-                f"{format_bytes(needed)} have to be mapped, vm.overcommit_memory=2 leaves {left}",
-                "sysctl vm.overcommit_memory=0, or less --mem-per-vcpu",
-            )
+def mapped_bytes(work: Work, *, readers: int) -> int:
+    """Return the address space that a trial takes, touched or not."""
+    return (
+        work.total_pages * work.unit_bytes
+        + work.total_pages * _OWN_BYTES_PER_PAGE
+        + (work.vcpus + readers) * (STACK_BYTES + _MAPPED_PER_THREAD)
+        + _OWN_MAPPED_BYTES
+    )
 
 
 def raise_file_limit(needed: int, what: str) -> None:
-    """Raise the soft RLIMIT_NOFILE to `needed` where the hard one allows. Raises: HostError."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        raise HostError(
-            what,
-            f"needs {needed} open files, the hard limit is {hard}",
-            f"ulimit -Hn {needed} as root, LimitNOFILE= of the service, or fewer vCPUs or uffds",
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    """Raise the soft RLIMIT_NOFILE for `needed` more files, as the hard one allows.
+
+    Raises: HostError.
+    """
+    _require(what, needed, "more open files", file_limits(), "use fewer vCPUs or uffds")
+    _raise_soft_limit(resource.RLIMIT_NOFILE, needed + len(entries(Path("/proc/self/fd"))))
 
 
-def _check_threads(threads: int, what: str) -> None:
-    needed = threads + _SPARE_THREADS
-    headroom = thread_headroom()
-    if headroom is not None and needed > headroom:
-        _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-        resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
-        headroom = thread_headroom()
-    if headroom is not None and needed > headroom:
-        raise HostError(
-            what,
-            f"needs {threads} threads, {headroom} more can be started",
-            "raise ulimit -u, kernel.threads-max, kernel.pid_max or the cgroup's pids.max; "
-            "or use fewer vCPUs or readers",
-        )
-
-
-def _check_mappings(mappings: int, what: str) -> None:
-    allowed = read_int(Path("/proc/sys/vm/max_map_count"))
-    if allowed is not None and mappings > allowed:
-        raise HostError(
-            what,
-            f"needs about {mappings} memory mappings, vm.max_map_count is {allowed}",
-            f"sysctl vm.max_map_count={mappings * 2}, or fewer vCPUs or uffds",
-        )
+def _raise_soft_limit(which: int, least: int | None = None) -> None:
+    """Raise a soft limit to at least `least`, or as far as anybody may. Raises: HostError."""
+    try:
+        soft, hard = resource.getrlimit(which)
+        wanted = hard if least is None else least
+        if soft not in (resource.RLIM_INFINITY, hard) and (least is None or soft < least):
+            resource.setrlimit(which, (wanted, hard))
+    except OSError as error:
+        raise cannot(KernelError("prlimit64", error.errno or 0)) from error
 
 
 def check_placement(placement: Placement, guest_bytes: int, root: Path = _ROOT) -> None:
@@ -238,14 +275,40 @@ def _check_numa(placement: Placement, guest_bytes: int, root: Path) -> None:
         bind_memory(placement, page.address, page.size_bytes, root)
 
 
-def what_cannot_run(kvm: Kvm, plan: Plan) -> tuple[tuple[Skip, ...], HostError | None]:
-    """Return what of `plan` this host cannot run, with the reasons, and the first refusal."""
+def what_cannot_run(
+    kvm: Kvm, plan: Plan, interrupt: Interrupt = NEVER
+) -> tuple[tuple[Skip, ...], HostError | None]:
+    """Return what of `plan` this host cannot run, with the reasons, and the first refusal.
+
+    Raises: UsageError, Interrupted, StuckError.
+    """
+
+    @cache
+    def refusal(pager: Pager, smallest: Work | None = None) -> HostError | None:
+        try:
+            if smallest is None:
+                check_needs([pager])
+            else:
+                rehearse(kvm, smallest, pager, interrupt)
+        except HostError as error:
+            return error
+        return None
+
+    def refused(work: Work, pager: Pager) -> HostError | None:
+        lacks = refusal(pager)
+        if lacks is not None:
+            return lacks
+        try:
+            check_room(kvm, work, [pager])
+        except HostError as error:
+            return error
+        return refusal(pager, work.smallest(PAGES))
+
     skipped, first = [], None
     for index, point in enumerate(plan.points):
         for pager in point.pagers:
-            try:
-                check_run(kvm, point.work, [pager])
-            except HostError as error:
+            error = refused(point.work, pager)
+            if error is not None:
                 first = first or error
                 skipped.append(Skip(point=index, pager=pager.spec, reason=str(error)))
     return tuple(skipped), first

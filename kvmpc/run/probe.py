@@ -1,47 +1,44 @@
 """What this host offers kvmpc, what is missing, why, and the remedy.
 
-It asks the kernel, and believes what it sees it do rather than a version: each pager that could
-work is tried on a guest of one vCPU and a few pages.
+It tells of the needs that a run checks and makes the rehearsals that a run makes: see
+`kvmpc.run.rehearsal`. What depends on something that is missing is not tried.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import platform
-import resource
-import select
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from kvmpc.abi import kvm as kvm_abi
-from kvmpc.abi import kvm_x86, unistd
-from kvmpc.abi import userfaultfd as uffd_abi
-from kvmpc.errors import HostError, KernelError
-from kvmpc.host.facts import second_level_paging
-from kvmpc.host.headroom import allowed_cpus, memory_available_bytes, thread_headroom
+from kvmpc.errors import HostError
+from kvmpc.host.headroom import (
+    Limit,
+    address_limits,
+    allowed_cpus,
+    file_limits,
+    memory_limits,
+    thread_limits,
+)
 from kvmpc.host.numa import usable_nodes
-from kvmpc.kernel import cpu_latency, syscalls
-from kvmpc.kernel.kvm import KVM_PATH, Kvm
-from kvmpc.kernel.userfaultfd import query_features
-from kvmpc.pagers import parse_pager
+from kvmpc.kernel import cpu_latency
+from kvmpc.kernel.kvm import KVM_DEVICE, Kvm
+from kvmpc.pagers import Pager, parse_pager
 from kvmpc.result.records import TrialResult
+from kvmpc.run.rehearsal import NEEDS, PAGES, rehearse
 from kvmpc.trial.signals import Interrupt, interruptible
-from kvmpc.trial.trial import run_trial
 from kvmpc.units import GIB, PAGE_BYTES, format_cpu_list
 from kvmpc.work.work import Work
 
 __all__ = ["Probed", "probe"]
 
 _TRIED = ("none", "none,host=populated", "uffd", "uffd,readers=2", "exit")
-_TRIED_PAGES = 23
 
 
 @dataclass(frozen=True)
 class Probed:
     """One thing looked at.
 
-    status: ``yes``, ``no`` (what `needed_for` names cannot run here), or ``info``.
+    status: ``yes``, ``no`` (what `needed_for` names cannot run here), ``info``, or ``skip``: not
+    tried, since something it depends on is a ``no``.
     detail: what was found; remedy: what to do about a ``no``.
     """
 
@@ -50,16 +47,6 @@ class Probed:
     needed_for: str
     detail: str
     remedy: str = ""
-
-
-def _try(name: str, needed_for: str, ask: Callable[[], str]) -> Probed:
-    """Return what `ask` finds; a host that cannot, or a kernel that refuses, is a no."""
-    try:
-        return Probed(name, "yes", needed_for, ask())
-    except HostError as error:
-        return Probed(name, "no", needed_for, error.reason, error.remedy)
-    except KernelError as error:
-        return Probed(name, "no", needed_for, str(error), "see dmesg")
 
 
 def probe() -> tuple[Probed, ...]:
@@ -72,120 +59,53 @@ def probe() -> tuple[Probed, ...]:
 
 
 def _everything(interrupt: Interrupt) -> Iterator[Probed]:
-    yield _try("machine", "everything", _machine)
-    yield _try("assembler", "everything", _assembler)
-    opened = _try(KVM_PATH, "everything", _kvm_version)
-    yield opened
-    usable = opened.status == "yes"
-    if usable:
-        with Kvm() as kvm:
-            for probed in _of_kvm(kvm):
-                usable &= probed.status != "no"
-                yield probed
-    yield _try("userfaultfd", "uffd, exit", _userfaultfd)
-    yield _try("UFFD_FEATURE_SIGBUS", "exit", _sigbus)
-    yield _try("epoll_pwait2", "uffd with readers > 1", _epoll_pwait2)
-    yield Probed("memory", "info", "", f"{memory_available_bytes() / GIB:.1f} GiB available")
-    yield Probed("threads", "info", "", _threads())
-    yield Probed("open files", "info", "", _files())
-    yield Probed("placement", "info", "", _placement())
-    if usable:
-        with Kvm() as kvm:
-            for spec in _TRIED:
-                yield _try(f"trial of {spec}", spec, lambda spec=spec: _trial(kvm, spec, interrupt))  # type: ignore[misc]
-
-
-def _machine() -> str:
-    machine, release = platform.machine(), platform.release()
-    if platform.system() != "Linux" or machine != "x86_64":
-        raise HostError(
-            "machine",
-            f"{platform.system()} on {machine}",
-            "kvmpc's loops and guest are x86-64 code: use an x86-64 Linux host",
-        )
-    return f"{machine}, Linux {release}"
-
-
-def _assembler() -> str:
-    try:
-        import keystone  # 60 to 150 ms, which only this check should cost
-    except ImportError as error:
-        raise HostError(
-            "keystone-engine", f"cannot be imported ({error})", "pip install keystone-engine"
-        ) from error
-    return f"keystone {keystone.__version__}"
-
-
-def _kvm_version() -> str:
-    paging = second_level_paging() or "unknown"
-    with Kvm() as kvm:
-        vcpus = kvm.max_vcpus()
-    return f"API {kvm_abi.KVM_API_VERSION}, up to {vcpus} vCPUs, second-level paging: {paging}"
-
-
-_CAPABILITIES = (
-    ("KVM_CAP_USER_MEMORY", 1, "everything", "2.6.28"),
-    ("KVM_CAP_SYNC_REGS", kvm_x86.KVM_SYNC_X86_REGS, "exit", "4.17"),
-    ("KVM_CAP_IMMEDIATE_EXIT", 1, "everything", "4.11"),
-)
-
-
-def _of_kvm(kvm: Kvm) -> Iterator[Probed]:
-    for name, wanted, needed_for, since in _CAPABILITIES:
-        value = kvm.check_extension(getattr(kvm_abi, name))
-        if value & wanted:
-            yield Probed(name, "yes", needed_for, f"value {value:#x}")
-        else:
-            yield Probed(name, "no", needed_for, "not offered", f"use Linux {since} or newer")
-    cpuid = kvm.supported_cpuid()
-    pages = "1 GiB" if cpuid.has_1g_pages else "2 MiB"
-    yield Probed(
-        "guest mappings",
-        "info",
-        "",
-        f"{pages} pages, {cpuid.physical_address_bits} physical address bits",
-    )
-
-
-def _userfaultfd() -> str:
-    return f"kernel faults handled, features {query_features():#x}"
-
-
-def _sigbus() -> str:
-    if not query_features() & uffd_abi.UFFD_FEATURE_SIGBUS:
-        raise HostError("UFFD_FEATURE_SIGBUS", "not offered", "use Linux 4.14 or newer")
-    return "offered"
-
-
-def _epoll_pwait2() -> str:
-    with select.epoll() as epoll:
-        event = (ctypes.c_uint8 * 16)()
-        zero = (ctypes.c_uint64 * 2)(0, 0)
+    pagers = [parse_pager(spec) for spec in _TRIED]
+    missing: dict[str, str] = {}  # need -> itself, or what it depends on
+    for need in dict.fromkeys((*NEEDS, *(need for pager in pagers for need in pager.needs))):
+        users = [pager.spec for pager in pagers if need in pager.needs]
+        needed_for = "everything" if need in NEEDS else ", ".join(users)
+        if need.name.startswith("KVM_") and KVM_DEVICE.name in missing:
+            missing[need.name] = KVM_DEVICE.name
+            yield _not_tried(need.name, needed_for, KVM_DEVICE.name)
+            continue
         try:
-            syscalls.syscall(
-                unistd.SYS_epoll_pwait2,
-                epoll.fileno(),
-                ctypes.addressof(event),
-                1,
-                ctypes.addressof(zero),
-                call="epoll_pwait2",
-            )
-        except KernelError as error:
-            if error.errno == errno.ENOSYS:
-                raise HostError("epoll_pwait2", "not offered", "use Linux 5.11 or newer") from error
-            raise
-    return "offered"
+            yield Probed(need.name, "yes", needed_for, need.check())
+        except HostError as error:
+            missing[need.name] = need.name
+            yield Probed(need.name, "no", needed_for, error.reason, error.remedy)
+    yield from _limits()
+    for pager in pagers:
+        lacks = [need.name for need in (*NEEDS, *pager.needs) if need.name in missing]
+        name = f"trial of {pager.spec}"
+        yield (
+            _not_tried(name, pager.spec, *dict.fromkeys(missing[need] for need in lacks))
+            if lacks
+            else _trial(name, pager, interrupt)
+        )
 
 
-def _threads() -> str:
-    headroom = thread_headroom()
-    return "no limit found" if headroom is None else f"{headroom} more can be started"
+def _not_tried(name: str, needed_for: str, *lacks: str) -> Probed:
+    return Probed(name, "skip", needed_for, f"not tried: needs {', '.join(lacks)}")
 
 
-def _files() -> str:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    shown = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
-    return f"soft limit {soft}, raised as needed up to {shown}"
+def _limits() -> Iterator[Probed]:
+    """Tell how much there is of what a run takes: it says itself what is too little."""
+    for name, limits, unit in (
+        ("memory", memory_limits(), "GiB available"),
+        ("address space", address_limits(), "GiB can be mapped"),
+        ("threads", thread_limits(), "more can be started"),
+        ("open files", file_limits(), "more can be opened"),
+    ):
+        yield Probed(name, "info", "", _tightest(limits, unit))
+    yield Probed("placement", "info", "", _placement())
+
+
+def _tightest(limits: Sequence[Limit], unit: str) -> str:
+    if not limits:
+        return "no limit found"
+    least = min(limits, key=lambda limit: limit.left)
+    shown = f"{least.left / GIB:.1f}" if unit.startswith("GiB") else str(least.left)
+    return f"{shown} {unit} ({least.name})"
 
 
 def _placement() -> str:
@@ -194,19 +114,24 @@ def _placement() -> str:
         cpu_latency.check()
         held = "can be held"
     except HostError as error:
-        held = error.reason
+        held = f"cannot be held: {error.reason}"
     return (
         f"CPUs {format_cpu_list(allowed_cpus())}; "
         f"NUMA nodes {format_cpu_list(nodes) or 'none'}; CPU latency {held}"
     )
 
 
-def _trial(kvm: Kvm, spec: str, interrupt: Interrupt) -> str:
-    work = Work(vcpus=1, mem_per_vcpu_bytes=_TRIED_PAGES * PAGE_BYTES)
-    result = run_trial(kvm, work, parse_pager(spec), interrupt=interrupt)
+def _trial(name: str, pager: Pager, interrupt: Interrupt) -> Probed:
+    work = Work(vcpus=1, mem_per_vcpu_bytes=PAGES * PAGE_BYTES)
+    try:
+        with Kvm() as kvm:
+            result = rehearse(kvm, work, pager, interrupt)
+    except HostError as error:
+        return Probed(name, "no", pager.spec, f"{error.what}: {error.reason}", error.remedy)
     if result.error is not None:
-        raise HostError(spec, f"failed: {result.error}", "report this with the output of probe")
-    return f"{_TRIED_PAGES} pages verified{_exit_forms(result)}"
+        remedy = "report this with the output of probe"
+        return Probed(name, "no", pager.spec, f"failed: {result.error}", remedy)
+    return Probed(name, "yes", pager.spec, f"{PAGES} pages verified{_exit_forms(result)}")
 
 
 def _exit_forms(result: TrialResult) -> str:

@@ -7,6 +7,7 @@ a userfault. Threads are daemons and named, and say what they have to say throug
 
 from __future__ import annotations
 
+import errno
 import queue
 import signal
 import threading
@@ -18,7 +19,9 @@ from types import FunctionType
 from typing import Any
 
 from kvmpc.errors import HostError, KernelError
+from kvmpc.host.headroom import shortage
 from kvmpc.kernel import syscalls
+from kvmpc.kernel.threads import STACK_BYTES, small_threads
 from kvmpc.loops.program import NativeProgram
 from kvmpc.loops.records import ResolverRecord, SharedRecord
 from kvmpc.trial.seats import Seat
@@ -28,6 +31,9 @@ __all__ = ["Crew", "Event", "Report", "Worker"]
 
 _KICK_S = 0.05
 """How often a thread is signalled until it has left: a signal may come just before it sleeps."""
+
+_MAY_BE_SHORT = "raise ulimit -u, kernel.threads-max, kernel.pid_max, or pids.max of the cgroup"
+"""Where no limit is seen to be exhausted any more."""
 
 _UNREGISTER_AFTER_S = 0.1
 _GIVE_UP_S = 10.0
@@ -93,7 +99,7 @@ class Crew:
         """
         if signal.getsignal(KICK_SIGNAL) in (signal.SIG_DFL, signal.SIG_IGN):
             raise RuntimeError("threads can only be stopped inside interruptible()")
-        with block_signals():
+        with block_signals(), small_threads():
             for worker in workers:
                 worker.thread = threading.Thread(
                     target=_named(Crew._run, worker.name),
@@ -104,11 +110,11 @@ class Crew:
                 try:
                     worker.thread.start()
                 except RuntimeError as error:
+                    short = shortage(errno.EAGAIN, STACK_BYTES)
                     raise HostError(
                         f"thread {worker.name}",
                         f"the system starts no more threads ({error})",
-                        "raise ulimit -u, kernel.threads-max, kernel.pid_max, or the pids limit "
-                        "of the cgroup; or use fewer vCPUs or readers",
+                        f"{short or _MAY_BE_SHORT}; or use fewer vCPUs or readers",
                     ) from error
                 self.workers.append(worker)
 

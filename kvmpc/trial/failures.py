@@ -6,6 +6,7 @@ import errno
 
 from kvmpc.abi import kvm as abi
 from kvmpc.errors import KernelError, KvmpcError, TrialError, describe_errno
+from kvmpc.host.headroom import shortage
 from kvmpc.kernel.kvm import Vcpu
 from kvmpc.loops.records import ADDRESS_REGISTER, REPEAT_LIMIT, Call, ResolverRecord, Return
 from kvmpc.trial.crew import Event
@@ -30,7 +31,9 @@ def error_of(code: int, name: str, record: ResolverRecord) -> KvmpcError:
         call = Call(record.failed_call)
         of_page = f" of page {page}" if call in (Call.UFFDIO_COPY, Call.UFFDIO_WAKE) else ""
         return KernelError(
-            f"{name}: {call.name}{of_page}", record.error, _HINTS.get(record.error, "")
+            f"{name}: {call.name}{of_page}",
+            record.error,
+            shortage(record.error) or _HINTS.get(record.error, ""),
         )
     texts = {
         Return.OUTSIDE: f"a fault at page {page:#x} of data memory, which it does not supply",

@@ -46,6 +46,7 @@ class TrialHooks:
     on_scene: the guest is in place, the pager not yet. on_supply: the pager is, no record of a
     vCPU yet. on_rig: all is there, no thread runs. before_gate: all are parked, and memory is
     verified to be empty. before_passes: all wait at the second gate. before_verify: all have left.
+    on_failure: all is taken down, and the result is about to tell of this error.
     """
 
     on_scene: Callable[[Scene], None] = _nothing
@@ -54,6 +55,7 @@ class TrialHooks:
     before_gate: Callable[[Rig], None] = _nothing
     before_passes: Callable[[Rig], None] = _nothing
     before_verify: Callable[[Rig], None] = _nothing
+    on_failure: Callable[[Exception], None] = _nothing
 
 
 NO_HOOKS = TrialHooks()

@@ -80,6 +80,7 @@ def run_trial(
     except (Interrupted, StuckError):
         raise
     except (KvmpcError, OSError, MemoryError) as error:
+        hooks.on_failure(error)
         text = str(error) or type(error).__name__
         return fold(blank_result(work, pager, round_number, error=text), [counts])
     return fold(blank_result(work, pager, round_number), [*findings, teardown])

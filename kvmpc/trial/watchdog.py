@@ -69,7 +69,7 @@ class Watchdog:
     def wait_parked(self, gate: SharedRecord) -> None:
         """Wait until all sleep at `gate`: a thread that said ready may yet wait for the GIL.
 
-        Raises: WatchdogError, Interrupted.
+        Raises: WatchdogError, Interrupted, what made a thread fail.
         """
         waited_s, polled = 0.0, time.monotonic()
         while gate.parked < self._rig.work.vcpus:
@@ -78,7 +78,10 @@ class Watchdog:
             waited_s += min(polled - before, _LONGEST_GAP_S)
             if waited_s > self._limit_s:
                 raise WatchdogError(self._limit_s, self._stuck())
-            time.sleep(_PARKED_POLL_S)
+            # All have reported: who has more to say before the gate opens has failed.
+            event = next(self._rig.crew.events(_PARKED_POLL_S))
+            if event is not None:
+                raise failure_of(event)
 
     def _progress(self) -> int:
         """Return a number that grows as long as the guest or the pager gets on."""

@@ -142,6 +142,17 @@ class Work:
         """Whether some pages of a part are never touched."""
         return self.touched_per_part != self.pages_per_part
 
+    def smallest(self, pages: int) -> Work:
+        """Return the same work on one vCPU and `pages` pages, over in no time."""
+        return replace(
+            self,
+            vcpus=1,
+            mem_per_vcpu_bytes=pages * self.unit_bytes,
+            touch_pages=None,
+            passes=min(self.passes, 2),
+            fetch_delay_ns=min(self.fetch_delay_ns, 1000),
+        )
+
     def scaled_down(self, divisor: int) -> Work:
         """Return the same work with a `divisor`-th of the pages touched, for a warm-up."""
         return replace(self, touch_pages=max(1, self.touched_per_part // divisor))

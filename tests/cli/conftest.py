@@ -252,10 +252,13 @@ def as_user() -> Callable[..., list[str]]:
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("needs root and setpriv(1) to become another user")
 
+    # What is counted of a user (RLIMIT_NPROC) is then counted of this one alone.
+    nobody_elses = 1_000_000 + os.getpid()
+
     def within(*capabilities: str) -> list[str]:
         kept = ",".join(f"+{name}" for name in ("dac_read_search", *capabilities))
         return [
-            "setpriv", "--reuid=61234", "--regid=61234", "--clear-groups",
+            "setpriv", f"--reuid={nobody_elses}", f"--regid={nobody_elses}", "--clear-groups",
             f"--inh-caps={kept}", f"--ambient-caps={kept}",
         ]  # fmt: skip
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import resource
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from kvmpc.host.headroom import memory_available_bytes
 from kvmpc.kernel.kvm import Kvm
-from kvmpc.units import GIB, MIB
+from kvmpc.units import GIB, KIB, MIB
 
 pytestmark = pytest.mark.kvm
 
@@ -55,7 +57,7 @@ def test_more_memory_than_there_is_is_refused_before_any_is_mapped(kvmpc):
         # Mapping it would fail, with another message.
         before=_limit(resource.RLIMIT_AS, 4 * GIB, 4 * GIB),
     )  # fmt: skip
-    _refused(finished, "--vcpus 2", "--mem-per-vcpu", "MiB are available", "--touch-pages")
+    _refused(finished, "--vcpus 2", "--mem-per-vcpu", "the host's memory leaves", "--touch-pages")
     needed_mib = int(finished.error.partition("needs ")[2].split()[0])
     # Each 2 MiB need a page-table page of the host's, and one of KVM's.
     assert needed_mib >= 2 * part // MIB * (1 + 2 / 512)
@@ -88,9 +90,9 @@ def test_a_low_soft_limit_of_open_files_is_raised(kvmpc, tiny):
 def test_a_low_hard_limit_of_open_files_is_named_with_what_is_needed(kvmpc, tiny):
     finished = kvmpc(
         "compare", "none", "uffd,uffds=23", *tiny,
-        before=_limit(resource.RLIMIT_NOFILE, 80, 80),
+        before=_limit(resource.RLIMIT_NOFILE, 60, 60),
     )  # fmt: skip
-    _refused(finished, "uffd,uffds=23: needs 88 open files", "hard limit is 80", "ulimit -Hn 88")
+    _refused(finished, "uffd,uffds=23: needs 56 more open files; ulimit -Hn leaves", "LimitNOFILE=")
     assert finished.stdout == ""
 
 
@@ -99,8 +101,69 @@ def test_a_low_limit_of_threads_is_found_before_the_first_trial(kvmpc, tiny, as_
         "run", "uffd,readers=9", *tiny,
         within=["prlimit", "--nproc=20", *as_user("dac_override", "sys_ptrace")],
     )  # fmt: skip
-    _refused(finished, "uffd,readers=9: needs 10 threads", "19 more can be started", "ulimit -u")
+    _refused(
+        finished,
+        "uffd,readers=9: needs 26 threads (10 of its own, 16 spare); ulimit -u leaves 19",
+        "LimitNPROC=",
+    )
     assert finished.stdout == ""
+
+
+@pytest.fixture
+def pids_cgroup():
+    """Return a control group of our own with a limit of tasks, to be set; gone afterwards."""
+    for root in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")):
+        group = root / f"kvmpc-test-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        if (group / "pids.max").exists():
+            break
+        group.rmdir()
+    else:
+        pytest.skip("needs a pids controller and the right to make a control group")
+    yield group
+    group.rmdir()
+
+
+def test_the_limit_of_tasks_that_is_told_is_the_one_that_is_compared(kvmpc, tiny, pids_cgroup):
+    (pids_cgroup / "pids.max").write_text("40")
+    within = ["sh", "-c", f'echo $$ >{pids_cgroup}/cgroup.procs && exec "$@"', "sh"]
+    finished = kvmpc("compare", "uffd", "exit", *tiny, "--vcpus", "32", within=within)
+    _refused(
+        finished,
+        "uffd: needs 49 threads (33 of its own, 16 spare); the cgroup's pids.max leaves 39",
+        "raise pids.max of the cgroup",
+    )
+    (pids_cgroup / "pids.max").write_text("50")
+    assert kvmpc("run", "uffd", *tiny, "--vcpus", "32", within=within).code == 0
+
+
+# Address space
+
+
+@pytest.mark.parametrize(
+    ("which", "option"), [(resource.RLIMIT_AS, "ulimit -v"), (resource.RLIMIT_DATA, "ulimit -d")]
+)
+def test_many_threads_fit_a_small_address_space(kvmpc, tiny, which, option):
+    # 16 stacks as large as RLIMIT_STACK, and 16 heaps of 64 MiB, would not.
+    finished = kvmpc("run", "uffd", *tiny, "--vcpus", "16", before=_limit(which, 488 * MIB, -1))
+    assert finished.code == 0
+    finished = kvmpc("run", "uffd", *tiny, "--vcpus", "160", before=_limit(which, 100 * MIB, -1))
+    _refused(finished, "--vcpus 160", "MiB of address space", f"{option} leaves", "unlimited")
+    told = re.search(r"needs (\d+) MiB .* leaves (\d+) MiB", finished.error)
+    assert int(told[1]) > int(told[2])
+    assert finished.stdout == ""
+
+
+@pytest.mark.parametrize("stack_bytes", [256 * KIB, 2 * GIB, resource.RLIM_INFINITY])
+def test_the_stacks_of_threads_do_not_depend_on_the_limit_of_stacks(kvmpc, tiny, stack_bytes):
+    def before():
+        resource.setrlimit(resource.RLIMIT_STACK, (stack_bytes, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_AS, (488 * MIB, resource.RLIM_INFINITY))
+
+    assert kvmpc("run", "uffd", *tiny, "--vcpus", "16", before=before).code == 0
 
 
 # /dev/kvm
@@ -124,7 +187,7 @@ def _probe_says(kvmpc, within, name, *words):
 @pytest.mark.parametrize(
     ("script", "reason", "remedy"),
     [
-        ("true", "there is no KVM device", "modprobe kvm_intel or kvm_amd"),
+        ("true", "there is no KVM device in /dev, though", "docker: --device /dev/kvm"),
         ("cp /dev/null /dev/kvm", "this is no KVM device", "devtmpfs"),
         ("mknod -m 666 /dev/kvm c 1 3", "this is no KVM device", "devtmpfs"),
         ("mknod -m 666 /dev/kvm c 10 254", "has no driver", "load the module"),
@@ -141,10 +204,22 @@ def test_what_is_wrong_with_the_kvm_device_is_named(kvmpc, tiny, with_dev, scrip
     _probe_says(kvmpc, within, "/dev/kvm", reason, remedy)
 
 
-def test_a_kvm_device_that_is_not_ours_to_open_is_named(kvmpc, tiny, with_dev, devices, as_user):
-    within = [*with_dev(devices["kvm"]), *as_user()]
-    _refused(kvmpc("compare", *tiny, within=within), "/dev/kvm: permission denied", "usermod -aG")
-    _probe_says(kvmpc, within, "/dev/kvm", "permission denied", "usermod -aG")
+@pytest.mark.parametrize(
+    ("mode", "remedies"),
+    [
+        ("chmod 600 /dev/kvm", ["setfacl -m u:$USER:rw /dev/kvm", "mode 600, group root"]),
+        ("chgrp tty /dev/kvm && chmod 660 /dev/kvm", ["usermod -aG tty", "mode 660, group tty"]),
+    ],
+    ids=["the owner's", "a group's"],
+)
+def test_a_kvm_device_that_is_not_ours_to_open_is_named(
+    kvmpc, tiny, with_dev, devices, as_user, mode, remedies
+):
+    within = [*with_dev(f"{devices['kvm']} && {mode}"), *as_user()]
+    finished = kvmpc("compare", *tiny, within=within)
+    _refused(finished, "/dev/kvm: permission denied", *remedies)
+    assert "SELinux" not in finished.error
+    _probe_says(kvmpc, within, "/dev/kvm", "permission denied", *remedies)
 
 
 @pytest.mark.parametrize(

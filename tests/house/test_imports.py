@@ -15,7 +15,7 @@ ROOT = Path(kvmpc.__file__).parent
 
 MAY_IMPORT: dict[str, str] = {
     "abi": "",
-    "kernel": "abi",
+    "kernel": "abi host",
     "host": "",
     "work": "",
     "assembler": "",
@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, str] = {
     "result": "work",
     "trial": "abi host kernel loops pagers result vm work",
     "judge": "result work",
-    "run": "abi host judge kernel pagers result trial vm work",
+    "run": "assembler host judge kernel pagers result trial vm work",
     "show": "judge result",
     "cli": "run judge result show",
 }
@@ -36,12 +36,12 @@ ANYBODYS = {"errors", "units", "caution"}
 """The modules of the root that every package may import."""
 
 EXTERNAL = {
-    "keystone": {"assembler.assemble", "run.probe"},
+    "keystone": {"assembler.assemble"},
     "matplotlib": {"show.page.draw"},
     "tabulate": {"show.*", "cli.*"},
     "click": {"cli", "cli.*"},
 }
-"""Library -> the modules that may import it (``probe`` asks for the assembler's version)."""
+"""Library -> the modules that may import it."""
 
 
 def _modules() -> dict[str, Path]:

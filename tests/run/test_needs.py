@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import bisect
 import os
+import re
 import resource
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kvmpc.errors import HostError, UsageError
+from kvmpc.host.headroom import Limit
 from kvmpc.host.numa import usable_nodes
+from kvmpc.kernel.threads import STACK_BYTES
 from kvmpc.pagers import parse_pager
-from kvmpc.pagers.shares import Sharing
 from kvmpc.run import needs
-from kvmpc.run.needs import check_placement, check_run, needed_bytes, raise_file_limit
+from kvmpc.run.needs import (
+    check_placement,
+    check_room,
+    mapped_bytes,
+    needed_bytes,
+    raise_file_limit,
+)
 from kvmpc.units import GIB, MIB, PAGE_BYTES
 from kvmpc.work.layout import Layout
 from kvmpc.work.placement import Placement
@@ -84,23 +94,26 @@ def test_overlapping_vcpus_need_their_memory_once() -> None:
     assert together < 1.1 * alone
 
 
+LIMITED = ("memory", "address", "threads", "mappings", "files")
+
+
 @dataclass
 class FakeHost:
     """A host with room for everything, unless a test takes some of it."""
 
     max_vcpus: int = 1024
     address_bits: int = 46
-    memory_bytes: int = 1 << 50
+    memory: int = 1 << 50
+    address: int | None = None
     threads: int | None = 10**6
-    threads_after_raising: int | None = None
     mappings: int | None = 10**6
-    files: tuple[int, int] = (1024, 10**6)
+    files: int | None = 10**6
     paging: str | None = "npt"
-    address_space_bytes: int = resource.RLIM_INFINITY
-    overcommit: int = 0
-    commit: dict[str, int] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-    raised: list[tuple[int, tuple[int, int]]] = field(default_factory=list)
+
+    def limits(self, name: str) -> list[Limit]:
+        """Return one limit of `name`, none where the host does not tell."""
+        left = getattr(self, name)
+        return [] if left is None else [Limit(f"the limit of {name}", left, f"raise {name}")]
 
 
 class FakeKvm:
@@ -133,41 +146,29 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeHost]:
 
     def check(specs: str = "none uffd exit", work: Work | None = None, **has: Any) -> FakeHost:
         fake = FakeHost(**has)
-
-        def setrlimit(which: int, values: tuple[int, int]) -> None:
-            fake.raised.append((which, values))
-            if which == resource.RLIMIT_NPROC and fake.threads_after_raising is not None:
-                fake.threads = fake.threads_after_raising
-
-        monkeypatch.setattr(needs, "memory_available_bytes", lambda: fake.memory_bytes)
-        monkeypatch.setattr(needs, "thread_headroom", lambda: fake.threads)
+        for name in LIMITED:
+            kind = {"memory": "memory", "address": "address"}.get(name, name[:-1])
+            monkeypatch.setattr(needs, f"{kind}_limits", partial(fake.limits, name))
         monkeypatch.setattr(needs, "second_level_paging", lambda: fake.paging)
-        monkeypatch.setattr(
-            needs,
-            "read_int",
-            lambda path: fake.overcommit if path.name == "overcommit_memory" else fake.mappings,
-        )
-        monkeypatch.setattr(
-            needs.resource,
-            "getrlimit",
-            lambda which: (
-                (fake.address_space_bytes, resource.RLIM_INFINITY)
-                if which == resource.RLIMIT_AS
-                else fake.files
-            ),
-        )
-        monkeypatch.setattr(needs, "read_meminfo_bytes", lambda _: fake.commit)
-        monkeypatch.setattr(Sharing, "check_host", lambda *_: fake.asked.append("uffd"))
-        monkeypatch.setattr(needs.resource, "setrlimit", setrlimit)
         pagers = [parse_pager(spec) for spec in specs.split()]
-        check_run(FakeKvm(fake), work or make_work(), pagers)  # type: ignore[arg-type]
+        check_room(FakeKvm(fake), work or make_work(), pagers)  # type: ignore[arg-type]
         return fake
 
     return check
 
 
-def test_a_host_with_room_for_it_is_left_as_it_is(check: Callable[..., FakeHost]) -> None:
-    assert check().raised == []
+@pytest.fixture(autouse=True)
+def limits_as_they_were() -> Iterator[None]:
+    """Put back the limits that a check raised."""
+    kinds = (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC)
+    before = {kind: resource.getrlimit(kind) for kind in kinds}
+    yield
+    for kind, limits in before.items():
+        resource.setrlimit(kind, limits)
+
+
+def test_a_host_with_room_for_it_takes_any_pager(check: Callable[..., FakeHost]) -> None:
+    check()
 
 
 @pytest.mark.parametrize(
@@ -200,42 +201,50 @@ def test_a_host_with_room_for_it_is_left_as_it_is(check: Callable[..., FakeHost]
         (
             "exit",
             make_work(3, GIB),
-            {"memory_bytes": 3 * GIB},
+            {"memory": 3 * GIB},
             "--vcpus 3 --mem-per-vcpu 1G",
-            "needs 3084 MiB with page tables, 3072 MiB are available",
-            "--touch-pages",
+            "needs 3085 MiB with page tables; the limit of memory leaves 3072 MiB",
+            "raise memory; or use less --mem-per-vcpu, fewer --vcpus, or --touch-pages",
         ),
         (
             "exit",
             make_work(160, 4 * GIB, touch_pages=1),
-            {"memory_bytes": GIB, "paging": "shadow"},
+            {"memory": GIB, "paging": "shadow"},
             "--vcpus 160 --mem-per-vcpu 4G",
-            "1024 MiB are available",
+            "the limit of memory leaves 1024 MiB",
             "--touch-pages",
+        ),
+        (
+            "exit",
+            make_work(160, 4 * GIB, touch_pages=23),
+            {"address": 640 * GIB},
+            "--vcpus 160 --mem-per-vcpu 4G",
+            "of address space, touched or not; the limit of address leaves 655360 MiB",
+            "raise address; or use less --mem-per-vcpu",
         ),
         (
             "exit,uffds=per-vcpu",
             make_work(160),
-            {"files": (100, 383)},
+            {"files": 351},
             "exit(sigbus),uffds=per-vcpu",
-            "needs 384 open files, the hard limit is 383",
-            "ulimit -Hn 384",
+            "needs 352 more open files; the limit of files leaves 351",
+            "raise files; or use fewer vCPUs or uffds",
         ),
         (
             "uffd,readers=2",
             make_work(160),
             {"threads": 177},
             "uffd,readers=2",
-            "needs 162 threads, 177 more can be started",
-            "ulimit -u",
+            "needs 178 threads (162 of its own, 16 spare); the limit of threads leaves 177",
+            "raise threads; or use fewer vCPUs or readers",
         ),
         (
             "uffd",
             make_work(160),
-            {"mappings": 1000},
+            {"mappings": 1154},
             "uffd",
-            "needs about 1155 memory mappings, vm.max_map_count is 1000",
-            "sysctl vm.max_map_count=2310",
+            "needs 1155 more memory mappings; the limit of mappings leaves 1154",
+            "raise mappings",
         ),
     ],
 )
@@ -258,30 +267,58 @@ def test_a_host_without_room_is_told_what_is_short_and_what_would_help(
 def test_a_sparse_run_is_legal_where_the_whole_would_not_fit(
     check: Callable[..., FakeHost],
 ) -> None:
-    check(work=make_work(160, 4 * GIB, touch_pages=512), memory_bytes=2 * GIB)
+    check(work=make_work(160, 4 * GIB, touch_pages=512), memory=2 * GIB)
 
 
-@pytest.mark.parametrize("unknown", [{"threads": None}, {"mappings": None}])
+@pytest.mark.parametrize("unknown", ["threads", "mappings", "files", "address"])
 def test_a_limit_that_cannot_be_read_stops_nobody(
-    check: Callable[..., FakeHost], unknown: dict[str, None]
+    check: Callable[..., FakeHost], unknown: str
 ) -> None:
-    check(**unknown)
+    check(**{unknown: None})
 
 
-def test_the_soft_limit_of_open_files_is_raised_to_what_is_needed(
-    check: Callable[..., FakeHost],
+@pytest.mark.parametrize(
+    ("has", "numbers"),
+    [
+        ({"threads": 0}, r"needs (\d+) threads .*leaves (\d+)$"),
+        ({"threads": 18}, r"needs (\d+) threads .*leaves (\d+)$"),
+        ({"files": 35}, r"needs (\d+) more open files; .*leaves (\d+)$"),
+        ({"mappings": 524}, r"needs (\d+) more memory mappings; .*leaves (\d+)$"),
+        ({"memory": MIB}, r"needs (\d+) MiB .*leaves (\d+) MiB$"),
+        ({"memory": 12_304_383}, r"needs (\d+) MiB .*leaves (\d+) MiB$"),
+        ({"address": 40 * MIB}, r"needs (\d+) MiB .*leaves (\d+) MiB$"),
+    ],
+)
+def test_what_is_told_to_be_needed_is_more_than_what_is_told_to_be_left(
+    check: Callable[..., FakeHost], has: dict[str, int], numbers: str
 ) -> None:
-    host = check("exit,uffds=per-vcpu", make_work(1000), files=(1024, 4096))
-    assert host.raised == [(resource.RLIMIT_NOFILE, (2064, 4096))]
+    with pytest.raises(HostError) as caught:
+        check("uffd", **has)
+    told = re.search(numbers, caught.value.reason)
+    assert told is not None, caught.value.reason
+    assert int(told[1]) > int(told[2])
 
 
-def test_the_soft_limit_of_threads_is_raised_before_a_run_is_refused(
-    check: Callable[..., FakeHost],
+@pytest.mark.parametrize("specs", ["none", "uffd", "exit", "uffd,readers=23"])
+@pytest.mark.parametrize("name", ["threads", "files", "mappings", "memory", "address"])
+def test_one_less_than_what_is_enough_is_refused(
+    check: Callable[..., FakeHost], specs: str, name: str
 ) -> None:
-    host = check(
-        "exit", make_work(160), threads=100, threads_after_raising=1000, files=(9999, 9999)
-    )
-    assert host.raised == [(resource.RLIMIT_NPROC, (9999, 9999))]
+    def enough(left: int) -> bool:
+        try:
+            check(specs, **{name: left})
+        except HostError:
+            return False
+        return True
+
+    least = bisect.bisect_left(range(GIB), True, key=enough)
+    assert not enough(least - 1)
+    assert enough(least)
+    with pytest.raises(HostError) as caught:
+        check(specs, **{name: least - 1})
+    if name not in ("memory", "address"):
+        assert f"needs {least} " in caught.value.reason
+        assert caught.value.reason.endswith(f"leaves {least - 1}")
 
 
 def test_every_pager_of_the_run_is_checked(check: Callable[..., FakeHost]) -> None:
@@ -290,22 +327,10 @@ def test_every_pager_of_the_run_is_checked(check: Callable[..., FakeHost]) -> No
     assert caught.value.what == "uffd,readers=100"
 
 
-def test_memory_that_cannot_all_be_mapped_is_refused(check: Callable[..., FakeHost]) -> None:
-    sparse = make_work(160, 4 * GIB, touch_pages=23)
-    with pytest.raises(HostError, match=r"640G have to be mapped, the address space limit"):
-        check(work=sparse, address_space_bytes=64 * GIB)
-    commit = {"CommitLimit": 700 * GIB, "Committed_AS": 100 * GIB}
-    check(work=sparse, overcommit=0, commit=commit)
-    with pytest.raises(HostError, match=r"vm\.overcommit_memory=2 leaves") as caught:
-        check(work=sparse, overcommit=2, commit=commit)
-    assert "sysctl vm.overcommit_memory=0" in caught.value.remedy
-
-
-def test_a_pager_asks_the_kernel_for_what_it_needs_before_the_run(
-    check: Callable[..., FakeHost],
-) -> None:
-    assert check("none").asked == []
-    assert check("none uffd exit").asked == ["uffd", "uffd"]
+def test_stacks_of_all_threads_are_counted_for_the_address_space() -> None:
+    work = make_work()
+    more = mapped_bytes(work, readers=23) - mapped_bytes(work, readers=0)
+    assert more >= 23 * STACK_BYTES
 
 
 def test_readers_need_memory_of_their_own() -> None:
@@ -314,21 +339,17 @@ def test_readers_need_memory_of_their_own() -> None:
     assert more == 23 * 64 * 1024
 
 
-@pytest.mark.parametrize("limits_now", [(resource.RLIM_INFINITY, resource.RLIM_INFINITY), (23, 23)])
-def test_a_file_limit_that_is_enough_is_left_alone(
-    monkeypatch: pytest.MonkeyPatch, limits_now: tuple[int, int]
+@pytest.mark.parametrize(("soft", "more"), [(400, 23), (400, 500)])
+def test_the_soft_limit_of_open_files_is_raised_to_what_is_needed_and_never_lowered(
+    soft: int, more: int
 ) -> None:
-    monkeypatch.setattr(needs.resource, "getrlimit", lambda _: limits_now)
-    monkeypatch.setattr(needs.resource, "setrlimit", lambda *_: pytest.fail("raised"))
-    raise_file_limit(23, "exit")
-
-
-def test_an_unlimited_hard_limit_allows_any_soft_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    raised = []
-    monkeypatch.setattr(needs.resource, "getrlimit", lambda _: (23, resource.RLIM_INFINITY))
-    monkeypatch.setattr(needs.resource, "setrlimit", lambda *values: raised.append(values))
-    raise_file_limit(997, "exit")
-    assert raised == [(resource.RLIMIT_NOFILE, (997, resource.RLIM_INFINITY))]
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    raise_file_limit(more, "exit")
+    now, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if more < soft - 100:
+        assert now == soft
+    assert now >= more + len(os.listdir("/proc/self/fd"))
 
 
 def plant(root: Path, files: dict[str, str]) -> Path:

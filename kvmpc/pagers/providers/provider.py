@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from kvmpc.abi import kvm as kvm_abi
-from kvmpc.abi import kvm_x86 as x86_abi
-from kvmpc.errors import HostError
-from kvmpc.kernel.kvm import Kvm
+from kvmpc.kernel.kvm import SYNC_REGS
+from kvmpc.kernel.need import Need
 from kvmpc.vm.bitmap import MissingBitmap
 
 __all__ = ["Provider"]
@@ -18,19 +16,13 @@ class Provider:
 
     name: as in ``exit,provider=NAME`` and in labels. uffd_features: ``UFFD_FEATURE_*`` of the
     userfaultfds that pages are installed through. vm_type: of the VM, as KVM_CREATE_VM takes it.
+    needs: of this host; here the registers that a bare EFAULT leaves the page in.
     """
 
     name: ClassVar[str]
     uffd_features: ClassVar[int] = 0
     vm_type: ClassVar[int] = 0
-
-    def check_host(self, kvm: Kvm) -> None:
-        """Refuse what this kernel lacks. Raises: HostError.
-
-        Here: the registers that a bare EFAULT leaves the page in.
-        """
-        if not kvm.check_extension(kvm_abi.KVM_CAP_SYNC_REGS) & x86_abi.KVM_SYNC_X86_REGS:
-            raise HostError("KVM_CAP_SYNC_REGS", "not offered", "use Linux 4.17 or newer")
+    needs: ClassVar[tuple[Need, ...]] = (SYNC_REGS,)
 
     def slot_flags(self, bitmap: MissingBitmap) -> int:
         """Return ``KVM_MEM_*`` of the data slots, whose missing pages `bitmap` tells."""

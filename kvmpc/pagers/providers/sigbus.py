@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from kvmpc.abi import userfaultfd as uffd_abi
+from kvmpc.kernel.need import Need
+from kvmpc.kernel.userfaultfd import FEATURE_SIGBUS
 from kvmpc.pagers.providers.provider import Provider
 
 __all__ = ["Sigbus"]
@@ -19,3 +21,4 @@ class Sigbus(Provider):
 
     name: ClassVar[str] = "sigbus"
     uffd_features: ClassVar[int] = uffd_abi.UFFD_FEATURE_SIGBUS
+    needs: ClassVar[tuple[Need, ...]] = (*Provider.needs, FEATURE_SIGBUS)
