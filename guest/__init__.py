@@ -1,1 +1,1 @@
-"""What runs inside the VM. Packaged as ``kvmpc._guest``; this file only makes it a package."""
+"""What runs inside the VM. The link ``kvmpc/_guest`` makes it the package ``kvmpc._guest``."""

@@ -2,3 +2,5 @@
 
 The words used throughout are in README.md; where things are, in its last section.
 """
+
+__version__ = "0.1.0"

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno as _errno
 import os
+import sys
+from types import ModuleType
 
 __all__ = [
     "GuestError",
@@ -23,6 +25,7 @@ __all__ = [
     "UsageError",
     "VerifyError",
     "WatchdogError",
+    "broken_install",
     "describe_errno",
 ]
 
@@ -155,3 +158,45 @@ class Interrupted(KvmpcError):
 
     def __str__(self) -> str:
         return f"stopped by {self.signal_name}"
+
+
+_DISTRIBUTIONS = {"keystone": "keystone-engine", "kvmpc": "-e ."}
+"""What pip installs a module by, where that is not its name."""
+
+
+def broken_install(error: BaseException) -> HostError | None:
+    """Return what `error`, raised by an import, says of this installation; None for anything else.
+
+    A library is missing, or another module of its name is in the way: then that one lacks what is
+    imported from it, or what is looked for in it.
+    """
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        top = error.name.partition(".")[0]
+        if top == error.name and top not in sys.modules:
+            reason = f"not installed for this Python ({sys.executable})"
+        else:
+            reason = f"{_file_of(top)} has no {error.name}: it is another module, or not whole"
+    elif isinstance(error, ImportError) and error.name:
+        top = error.name.partition(".")[0]
+        reason = f"{error.path or _file_of(top)} is another module, or another version: {error.msg}"
+    elif isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
+        top = error.obj.__name__.partition(".")[0]
+        reason = f"{_file_of(error.obj.__name__)} is another module, or another version: {error}"
+    elif isinstance(error, SyntaxError) and error.filename:
+        top = os.path.basename(error.filename).removesuffix(".py")
+        reason = f"{error.filename}: {error}"
+    else:
+        return None
+    if top == "kvmpc" and not isinstance(error, ModuleNotFoundError):
+        return None  # a defect of ours
+    name = _DISTRIBUTIONS.get(top, top)
+    remedy = f"{sys.executable} -m pip install {name}"
+    if top in sys.stdlib_module_names:
+        remedy = "use a Python that was built with all of its standard library"
+    elif top in sys.modules:
+        remedy = f"take the other out of PYTHONPATH and of the current folder; or {remedy}"
+    return HostError(name if top != "kvmpc" else top, reason, remedy)
+
+
+def _file_of(module: str) -> str:
+    return getattr(sys.modules.get(module), "__file__", None) or f"the module {module}"

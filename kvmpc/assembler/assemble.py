@@ -152,31 +152,37 @@ def _keystone() -> Any:
 
 def _no_keystone(error: Exception) -> HostError:
     """Return what is wrong with keystone, and with which: where its file is."""
-    found = importlib.util.find_spec("keystone") if "keystone" not in sys.modules else None
     module = sys.modules.get("keystone")
-    path = (found and found.origin) or getattr(module, "__file__", None)
-    said = f"{type(error).__name__}: {error}"
-    if found is None and module is None:
+    if isinstance(error, MemoryError):
+        reason, remedy = (
+            "no memory to load it",
+            "raise ulimit -v, or the memory limit of the cgroup",
+        )
+        return HostError("keystone-engine", reason, remedy)
+    found = None if module else importlib.util.find_spec("keystone")
+    if module is None and found is None:
         return HostError("keystone-engine", "not installed", _KEYSTONE_REMEDY)
-    if path is None or not _is_engine(os.path.dirname(path)):
-        where = path or "a folder without __init__.py"
+    path = getattr(module, "__file__", None) or (found and found.origin) or "without __init__.py"
+    folder = os.path.dirname(path)
+    said = f"{type(error).__name__}: {error}"
+    if not os.path.exists(os.path.join(folder, "keystone_const.py")):
         return HostError(
             "keystone-engine",
-            f"the module named keystone here is another one: {where} ({said})",
+            f"the module named keystone here is another one: {path} ({said})",
             "take it out of PYTHONPATH, or use a virtual environment of its own; "
             + _KEYSTONE_REMEDY,
         )
+    library = os.path.join(folder, "libkeystone.so")
+    if isinstance(error, ImportError):
+        # Its own words are of the last place that it looked in, or of a distutils that is no more.
+        there = os.path.exists(library)
+        said = f"{library} {'cannot be loaded by this Python' if there else 'is not there'}"
     return HostError(
         "keystone-engine",
         f"{path} does not work here ({said})",
-        f"{_KEYSTONE_REMEDY} --force-reinstall; it brings a native library, libkeystone.so, which "
-        "this process must be able to map and execute",
+        f"{_KEYSTONE_REMEDY} --force-reinstall, for a library of this machine's architecture; this "
+        "process must be allowed to map and execute it",
     )
-
-
-def _is_engine(folder: str) -> bool:
-    """Return whether keystone-engine's Python is in `folder`, with or without its library."""
-    return os.path.exists(os.path.join(folder, "keystone_const.py"))
 
 
 def assembler_version() -> str:

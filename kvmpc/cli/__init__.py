@@ -11,6 +11,7 @@ import traceback
 
 import click
 
+from kvmpc import __version__
 from kvmpc.cli.check import baseline, check
 from kvmpc.cli.measure import compare, run, sweep
 from kvmpc.cli.output import (
@@ -26,7 +27,7 @@ from kvmpc.cli.probe import probe
 from kvmpc.cli.report import report
 from kvmpc.cli.show import show
 from kvmpc.cli.streams import standard_streams
-from kvmpc.errors import HostError, Interrupted, KvmpcError, UsageError
+from kvmpc.errors import HostError, Interrupted, KvmpcError, UsageError, broken_install
 from kvmpc.result.streams import STDERR
 
 __all__ = ["cli", "main"]
@@ -50,7 +51,7 @@ says what would help), 4 a trial failed or a document is not whole, 130 interrup
 
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="kvmpc")
+@click.version_option(__version__)
 def cli() -> None:
     """Compare the mechanisms that feed a KVM guest its missing pages.
 
@@ -101,7 +102,12 @@ def _run() -> int:
     except (OSError, MemoryError) as error:  # a limit that no check foresaw
         say(f"kvmpc: {error or 'out of memory'}", err=True)
         return EXIT_FAILED
-    except Exception:  # noqa: BLE001 - a defect of ours, and Python's own exit code means regression
+    except Exception as error:  # noqa: BLE001 - Python's own exit code means regression
+        broken = broken_install(error)
+        if broken is not None:
+            say(f"kvmpc: {broken}", err=True)
+            return EXIT_HOST
+        # A defect of ours.
         traceback.print_exc()
         return EXIT_FAILED
     return result if isinstance(result, int) else EXIT_OK

@@ -11,16 +11,14 @@ import ctypes
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
-from importlib.resources.abc import Traversable
 
 from kvmpc.assembler.assemble import Program, assemble
-from kvmpc.errors import HostError
 from kvmpc.kernel.code import Code
 from kvmpc.loops.records import host_symbols
 from kvmpc.loops.steps import Steps
 from kvmpc.units import PAGE_BYTES
 
-__all__ = ["NativeProgram", "build", "guest_folder", "load", "read_sources"]
+__all__ = ["NativeProgram", "build", "load", "read_sources"]
 
 _ARCHITECTURE = "x86_64"
 
@@ -44,26 +42,13 @@ _FILES = (
 _CALL = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p)
 
 
-def guest_folder() -> Traversable:
-    """Return the folder of what runs in the guest, see guest/.
-
-    Raises: HostError where kvmpc is not installed: in its source tree the folder has another name.
-    """
-    try:
-        return resources.files("kvmpc._guest")
-    except ModuleNotFoundError as error:
-        raise HostError(
-            "kvmpc", "is not installed: its guest's program is missing", "pip install -e ."
-        ) from error
-
-
 def read_sources() -> list[tuple[str, str]]:
     """Return (file name, text) of every assembly file, in the order they are linked.
 
     The first holds the rules that the guest shares; see guest/.
     """
     own = resources.files("kvmpc.loops")
-    files = [("rules.asm", guest_folder() / _ARCHITECTURE / "rules.asm")]
+    files = [("rules.asm", resources.files("kvmpc._guest") / _ARCHITECTURE / "rules.asm")]
     files += [(f"{name}.asm", own / _ARCHITECTURE / f"{name}.asm") for name in _FILES]
     return [(name, file.read_text("ascii")) for name, file in files]
 

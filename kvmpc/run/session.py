@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Self
 
-from kvmpc.errors import HostError
+from kvmpc import __version__
 from kvmpc.host.facts import collect
 from kvmpc.kernel.kvm import Kvm
 from kvmpc.trial.signals import Interrupt, interruptible
@@ -54,18 +53,9 @@ class Session:
         """
         with interruptible(told) as interrupt, Kvm() as kvm:
             facts = RunFacts(
-                tool_version=_tool_version(),
+                tool_version=__version__,
                 command=tuple(command),
                 started=datetime.now(UTC).isoformat(timespec="seconds"),
                 host=collect(),
             )
             yield cls(kvm, interrupt, facts)
-
-
-def _tool_version() -> str:
-    try:
-        return version("kvmpc")
-    except PackageNotFoundError as error:
-        raise HostError(
-            "kvmpc", "is not installed: it does not know its version", "pip install -e ."
-        ) from error

@@ -10,10 +10,10 @@ from __future__ import annotations
 import ctypes
 import struct
 from functools import cache
+from importlib import resources
 
 from kvmpc.assembler.assemble import Program, Symbols, assemble
 from kvmpc.kernel.kvm import Cpuid, Vcpu, Vm
-from kvmpc.loops.program import guest_folder
 from kvmpc.loops.records import record_symbols, unit_constants
 from kvmpc.loops.stamps import STAMPS
 from kvmpc.units import PAGE_BYTES
@@ -43,7 +43,7 @@ def assemble_guest(
 
     It begins with the exception table, so that is where the program is.
     """
-    folder = guest_folder() / x86.FOLDER
+    folder = resources.files("kvmpc._guest") / x86.FOLDER
     sources = [(name, (folder / name).read_text("ascii")) for name in x86.SOURCES]
     wanted = {"WRITE": write, "TIMED": timed, "CHECKED": checked, "PASSES": passes}
     wanted["SPLIT"] = split
