@@ -20,6 +20,7 @@ from typing import Final, Self
 from kvmpc.host.files import read_fields, read_text
 
 __all__ = [
+    "CAP_PERFMON",
     "CAP_SYS_PTRACE",
     "REFUSALS",
     "Confinement",
@@ -32,6 +33,7 @@ REFUSALS: Final = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
 """What the kernel answers where somebody does not want a call, or where there is none."""
 
 CAP_SYS_PTRACE: Final = (19, "SYS_PTRACE")
+CAP_PERFMON: Final = (38, "PERFMON")
 """Number and name of a capability. Source: include/uapi/linux/capability.h."""
 
 _CAP_DAC_OVERRIDE = 1

@@ -166,6 +166,8 @@ def shortage(number: int, wanted_bytes: int = 0) -> str:
     """Return which limits errno `number` comes from, with their remedies; "" where from none."""
     if number not in _SHORTAGES:
         return ""
+    if number == errno.EMFILE:  # and none is left to read the limits by
+        return "all files of ulimit -n are open: raise it, or LimitNOFILE= of the service"
     return "; ".join(
         f"{limit.name} leaves {limit.left}: {limit.remedy}" for limit in exhausted(wanted_bytes)
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from kvmpc.errors import HostError, KernelError
+from kvmpc.host.confinement import Confinement
 from kvmpc.kernel import syscalls
 
 __all__ = ["LatencyRequest", "check"]
@@ -39,7 +40,7 @@ def _open(root: Path = _ROOT) -> int:
                 f"(docker: --device {_DEVICE})"
             )
         else:
-            remedy = f"run as root, or with write access to {_DEVICE}"
+            remedy = Confinement.read(root).access(_DEVICE, root)
         raise HostError("--cpu-latency", str(error), remedy) from error
 
 

@@ -349,7 +349,7 @@ def _capability(name: str, wanted: int, since: str) -> Need:
             raise HostError(name, "not offered", f"use Linux {since} or newer")
         return f"value {value:#x}"
 
-    return Need(name, find)
+    return Need(name, find, within=KVM_DEVICE)
 
 
 KVM_DEVICE: Final = Need(KVM_PATH, _version)

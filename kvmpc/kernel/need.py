@@ -20,10 +20,12 @@ class Need:
     """Something that a trial needs of this host.
 
     find: looks for it, changes nothing, and says what is there. Raises: HostError, KernelError.
+    within: what it is a part of, and cannot be looked for without.
     """
 
     name: str
     find: Callable[[], str]
+    within: Need | None = None
 
     def check(self) -> str:
         """Return what is there. Raises: HostError."""

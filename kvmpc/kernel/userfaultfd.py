@@ -105,7 +105,7 @@ def _sigbus() -> str:
 USERFAULTFD: Final = Need(
     "userfaultfd", lambda: f"kernel faults handled, features {query_features():#x}"
 )
-FEATURE_SIGBUS: Final = Need("UFFD_FEATURE_SIGBUS", _sigbus)
+FEATURE_SIGBUS: Final = Need("UFFD_FEATURE_SIGBUS", _sigbus, within=USERFAULTFD)
 
 
 class Userfaultfd:

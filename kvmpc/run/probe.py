@@ -20,7 +20,8 @@ from kvmpc.host.headroom import (
 )
 from kvmpc.host.numa import usable_nodes
 from kvmpc.kernel import cpu_latency
-from kvmpc.kernel.kvm import KVM_DEVICE, Kvm
+from kvmpc.kernel.kvm import Kvm
+from kvmpc.kernel.need import Need
 from kvmpc.pagers import Pager, parse_pager
 from kvmpc.result.records import TrialResult
 from kvmpc.run.rehearsal import NEEDS, PAGES, rehearse
@@ -60,32 +61,32 @@ def probe() -> tuple[Probed, ...]:
 
 def _everything(interrupt: Interrupt) -> Iterator[Probed]:
     pagers = [parse_pager(spec) for spec in _TRIED]
-    missing: dict[str, str] = {}  # need -> itself, or what it depends on
+    missing: dict[Need, Need] = {}  # to what it is for want of
     for need in dict.fromkeys((*NEEDS, *(need for pager in pagers for need in pager.needs))):
         users = [pager.spec for pager in pagers if need in pager.needs]
         needed_for = "everything" if need in NEEDS else ", ".join(users)
-        if need.name.startswith("KVM_") and KVM_DEVICE.name in missing:
-            missing[need.name] = KVM_DEVICE.name
-            yield _not_tried(need.name, needed_for, KVM_DEVICE.name)
+        if need.within in missing:
+            missing[need] = missing[need.within]
+            yield _not_tried(need.name, needed_for, [missing[need]])
             continue
         try:
             yield Probed(need.name, "yes", needed_for, need.check())
         except HostError as error:
-            missing[need.name] = need.name
+            missing[need] = need
             yield Probed(need.name, "no", needed_for, error.reason, error.remedy)
     yield from _limits()
     for pager in pagers:
-        lacks = [need.name for need in (*NEEDS, *pager.needs) if need.name in missing]
         name = f"trial of {pager.spec}"
-        yield (
-            _not_tried(name, pager.spec, *dict.fromkeys(missing[need] for need in lacks))
-            if lacks
-            else _trial(name, pager, interrupt)
-        )
+        lacks = [missing[need] for need in (*NEEDS, *pager.needs) if need in missing]
+        if lacks:
+            yield _not_tried(name, pager.spec, lacks)
+        else:
+            yield _trial(name, pager, interrupt)
 
 
-def _not_tried(name: str, needed_for: str, *lacks: str) -> Probed:
-    return Probed(name, "skip", needed_for, f"not tried: needs {', '.join(lacks)}")
+def _not_tried(name: str, needed_for: str, lacks: Sequence[Need]) -> Probed:
+    names = ", ".join(dict.fromkeys(need.name for need in lacks))
+    return Probed(name, "skip", needed_for, f"not tried: needs {names}")
 
 
 def _limits() -> Iterator[Probed]:

@@ -13,6 +13,7 @@ from typing import Final
 
 from kvmpc.assembler.assemble import assembler_version
 from kvmpc.errors import HostError, KernelError
+from kvmpc.host.headroom import shortage
 from kvmpc.kernel.code import EXECUTABLE_MEMORY
 from kvmpc.kernel.kvm import IMMEDIATE_EXIT, KVM_DEVICE, USER_MEMORY, Kvm
 from kvmpc.kernel.need import Need, cannot
@@ -79,7 +80,8 @@ def rehearse(kvm: Kvm, work: Work, pager: Pager, interrupt: Interrupt = NEVER) -
         if isinstance(error, HostError):
             raise HostError(f"{pager.label}: {error.what}", error.reason, error.remedy) from error
         if isinstance(error, OSError):
-            error = KernelError(error.filename or "a system call", error.errno or 0)
+            number = error.errno or 0
+            error = KernelError(error.filename or "a system call", number, shortage(number))
         if isinstance(error, KernelError):
             refused = cannot(error)
             raise HostError(

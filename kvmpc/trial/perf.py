@@ -11,6 +11,7 @@ Source: perf-record(1), --control, and perf-script(1); tools/perf/Documentation/
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import select
@@ -24,11 +25,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, Self
 
 from kvmpc.caution import Caution
+from kvmpc.host.confinement import CAP_PERFMON, Confinement, either
 from kvmpc.loops.program import NativeProgram
 from kvmpc.trial.samples import Sample, parse
 from kvmpc.trial.signals import NEVER, Interrupt
 
-__all__ = ["Recorder", "named_loops"]
+__all__ = ["Recorder", "named_loops", "not_allowed"]
 
 _EVENTS = ("cycles", "cpu-clock")
 """perf itself samples cpu-clock where there are no cycles; the second is for one that does not."""
@@ -44,11 +46,8 @@ _POLL_S = 0.05
 _PUT_DOWN_S = 1.0
 
 _SEE = "see whether `perf record` works on this host"
+_FORBIDDEN = r"perf_event_paranoid|permission|not permitted|access to performance"
 _REMEDIES = (
-    (
-        r"perf_event_paranoid|permission|not permitted|access to performance",
-        "run as root, or with CAP_PERFMON, or sysctl kernel.perf_event_paranoid=1",
-    ),
     (r"sample_rate|maximum frequency", "sysctl kernel.perf_event_max_sample_rate=100000"),
     (
         r"not found for kernel|linux-tools",
@@ -176,7 +175,7 @@ class Recorder:
         said = next((line for line in lines if not re.match(r"(error|warning):?$", line, re.I)), "")
         remedy = next(
             (remedy for words, remedy in _REMEDIES if re.search(words, text, re.I)),
-            _SEE,
+            not_allowed() if re.search(_FORBIDDEN, text, re.I) else _SEE,
         )
         return (f"{otherwise}: {said[:200]}" if said else otherwise), remedy
 
@@ -246,6 +245,13 @@ class Recorder:
             return False
         finally:
             _put_down(process)
+
+
+def not_allowed() -> str:
+    """Return what would let perf sample this process and the kernel, here."""
+    own = Confinement.read()
+    remedies = own.remedies("perf_event_open", errno.EPERM, capability=CAP_PERFMON)
+    return either([*remedies, "sysctl kernel.perf_event_paranoid=1"])
 
 
 def _put_down(process: subprocess.Popen[bytes]) -> None:

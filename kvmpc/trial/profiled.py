@@ -8,7 +8,7 @@ from kvmpc.caution import Caution
 from kvmpc.kernel.kvm import Kvm
 from kvmpc.pagers import Pager
 from kvmpc.result.records import OK, PROFILED, TrialResult
-from kvmpc.trial.perf import Recorder
+from kvmpc.trial.perf import Recorder, not_allowed
 from kvmpc.trial.samples import cautions, summarise
 from kvmpc.trial.signals import NEVER, Interrupt
 from kvmpc.trial.trial import run_trial
@@ -53,7 +53,7 @@ def run_profiled(
         recorder.problem = Caution(
             "profile-absent",
             "not profiled: perf was not allowed to sample the kernel",
-            "run as root, or with CAP_PERFMON, or sysctl kernel.perf_event_paranoid=1",
+            not_allowed(),
         )
     if found is not None:
         weakened = cautions(found)

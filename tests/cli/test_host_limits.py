@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import pytest
 from kvmpc.host.headroom import memory_available_bytes
 from kvmpc.kernel.kvm import Kvm
 from kvmpc.units import GIB, KIB, MIB
+from tests.fakes.refusing import refusing
 
 pytestmark = pytest.mark.kvm
 
@@ -254,13 +256,52 @@ def test_without_userfaultfd_nothing_is_measured_and_the_remedies_are_named(
     within = [*with_dev(devices["kvm"]), *without_capabilities]
     finished = kvmpc("compare", "none", "uffd", *tiny, "--json", str(kvmpc.json), within=within)
     _refused(
-        finished, "userfaultfd: not permitted", "EPERM", "CAP_SYS_PTRACE", "/dev/userfaultfd",
+        finished, "uffd needs userfaultfd: not permitted", "EPERM", "CAP_SYS_PTRACE",
         "vm.unprivileged_userfaultfd=1",
+        *["--device /dev/userfaultfd"] * ("userfaultfd" in devices),
     )  # fmt: skip
     assert finished.stdout == ""
     assert not kvmpc.json.exists()
     assert kvmpc("compare", "none", *tiny, within=within).code == 0
     _probe_says(kvmpc, within, "userfaultfd", "not permitted", "vm.unprivileged_userfaultfd=1")
+
+
+@pytest.mark.usefixtures("unprivileged_userfaultfd_off")
+@pytest.mark.parametrize("who", ["user", "root", "filtered root", "root of a namespace"])
+def test_the_remedies_for_a_userfaultfd_are_those_that_are_true_here(
+    kvmpc, tiny, with_dev, devices, as_user, without_capabilities, who
+):
+    within, words, wrong = {
+        "user": (
+            [*with_dev(f"{devices['kvm']} && chmod 666 /dev/kvm"), *as_user()],
+            ["run as root or with CAP_SYS_PTRACE"],
+            ["seccomp", "--cap-add", "namespace"],
+        ),
+        "root": (
+            [*with_dev(devices["kvm"]), *without_capabilities],
+            ["give this root CAP_SYS_PTRACE (docker: --cap-add SYS_PTRACE"],
+            ["run as root", "seccomp", "namespace"],
+        ),
+        "filtered root": (
+            [*with_dev(devices["kvm"]), *refusing(errno.EPERM, "userfaultfd")],
+            ["allow userfaultfd in the seccomp filter"],
+            ["run as root", "--cap-add", "namespace", "unprivileged_userfaultfd=1"],
+        ),
+        "root of a namespace": (
+            [*with_dev(f"{devices['kvm']} && chmod 666 /dev/kvm"), "unshare", "-Ur"],
+            ["run outside this user namespace", "CAP_SYS_PTRACE"],
+            ["run as root", "--cap-add", "seccomp"],
+        ),
+    }[who]
+    finished = kvmpc("run", "uffd", *tiny, within=within)
+    _refused(finished, "uffd needs userfaultfd: not permitted", "EPERM", *words)
+    for word in wrong:
+        assert word not in finished.error
+    told = kvmpc("probe", within=within)
+    assert told.code == 3
+    assert "report this" not in told.error
+    assert "trial of uffd skip not tried: needs userfaultfd" in told.told
+    assert "trial of none yes" in told.told
 
 
 @pytest.mark.usefixtures("unprivileged_userfaultfd_off")

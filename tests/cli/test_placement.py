@@ -167,7 +167,7 @@ def test_a_latency_device_that_is_not_permitted_comes_with_what_would_help(
     within = [*with_dev(node), *without_capabilities]
     finished = kvmpc("run", "none", *tiny, "--cpu-latency", "0", within=within)
     assert finished.code == 3
-    for word in ("--cpu-latency", "EACCES", "remedy: run as root"):
+    for word in ("--cpu-latency", "EACCES", "remedy: get access to", "mode 0,"):
         assert word in finished.error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from kvmpc.result.records import PROFILED
+from tests.fakes.refusing import refusing
 
 pytestmark = pytest.mark.kvm
 
@@ -110,6 +112,17 @@ def test_an_ordinary_user_may_profile_or_is_told_why_not(kvmpc, as_user):
         assert "perf_event_paranoid" in absent.remedy
     else:
         assert trial.profile.modes["kernel"] > 0
+
+
+def test_a_filter_that_forbids_to_profile_is_told_as_such(kvmpc):
+    if shutil.which("perf") is None:
+        pytest.skip("there is no perf here")
+    within = refusing(errno.EPERM, "perf_event_open")
+    finished = kvmpc("run", "exit", *SMALL, "--profile", "--json", str(kvmpc.json), within=within)
+    assert finished.code == 0
+    [trial] = _profiled(kvmpc)
+    [absent] = [w for w in trial.warnings if w.code == "profile-absent"]
+    assert "allow perf_event_open in the seccomp filter" in absent.remedy
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
