@@ -44,11 +44,7 @@ class _Moment:
 
     @classmethod
     def now(cls, interrupt: Interrupt) -> Self:
-        try:
-            # Source: Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat.
-            waited_ns = int(_SCHEDSTAT.read_text().split()[1])
-        except (OSError, ValueError, IndexError):
-            waited_ns = None
+        waited_ns = _waited_ns()
         now_ns = time.monotonic_ns()
         return cls(
             now_ns=now_ns,
@@ -59,6 +55,19 @@ class _Moment:
             sleeps=resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw,
             continued=interrupt.continued,
         )
+
+
+def _waited_ns() -> int | None:
+    """Return how long the calling thread could have run and had no CPU; None if it is not known.
+
+    A kernel that does not count (its delayacct is off) says so by zeros: this thread has run.
+    Source: proc_pid_schedstat in fs/proc/base.c; Documentation/scheduler/sched-stats.rst.
+    """
+    try:
+        _, waited_ns, times_run = map(int, _SCHEDSTAT.read_text().split())
+    except (OSError, ValueError):
+        return None
+    return waited_ns if times_run else None
 
 
 class Stops:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from kvmpc.errors import WatchdogError
+from kvmpc.kernel import syscalls
 from kvmpc.loops.records import SharedRecord
 from kvmpc.trial.failures import failure_of
 from kvmpc.trial.rig import Rig
@@ -19,6 +20,9 @@ WATCHDOG_S = 10.0
 
 _POLL_S = 0.1
 _PARKED_POLL_S = 0.0001
+_SLACK_NS = 50_000
+"""The kernel's own default: how late a poll may end."""
+
 _LONGEST_GAP_S = 2 * _POLL_S
 """What counts at most of the time between two polls: while this thread could not watch, because it
 was stopped or waited for a CPU, the others may have been no better off."""
@@ -32,6 +36,8 @@ class Watchdog:
 
     def __init__(self, rig: Rig, interrupt: Interrupt, limit_s: float) -> None:
         self._rig, self._interrupt, self._limit_s = rig, interrupt, limit_s
+        # Slack is inherited through exec, and may be seconds (systemd's TimerSlackNSec).
+        syscalls.set_timer_slack_ns(_SLACK_NS)
         self.stops = Stops(interrupt)
 
     def wait(self, kind: str, threads: int, timeline: Timeline | None = None) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import time
 from pathlib import Path
 
 import pytest
+
+from kvmpc.abi.prctl import PR_SET_TIMERSLACK
 
 pytestmark = pytest.mark.kvm
 
@@ -86,6 +89,11 @@ def test_a_frozen_cgroup_is_said_though_nothing_tells_of_its_end(kvmpc, freezer)
     assert len(_stood_still(kvmpc.result())) == 1
 
 
-def test_a_trial_that_is_left_alone_did_not_stand_still(kvmpc):
-    assert kvmpc("run", "uffd", *LONG, "--json", str(kvmpc.json)).code == 0
+def _late_timers():
+    ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(2 * 10**9), 0, 0, 0)
+
+
+@pytest.mark.parametrize("left", [None, _late_timers], ids=["as usual", "late timers"])
+def test_a_trial_that_is_left_alone_did_not_stand_still(kvmpc, left):
+    assert kvmpc("run", "uffd", *LONG, "--json", str(kvmpc.json), before=left).code == 0
     assert _stood_still(kvmpc.result()) == []
