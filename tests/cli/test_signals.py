@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import resource
 import signal
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -193,6 +195,21 @@ def test_a_closed_terminal_ends_a_run_in_order(kvmpc, count):
     for _ in range(count):
         process.send(signal.SIGHUP)
     _stopped(kvmpc, process, signal.SIGHUP)
+
+
+def test_a_terminal_that_goes_away_under_a_run_ends_it_in_order(kvmpc):
+    """With its bar and its messages: from then on every write to it fails."""
+    terminal, end = os.openpty()
+
+    def take():
+        fcntl.ioctl(end, termios.TIOCSCTTY, 0)
+
+    process = _start_endless(kvmpc, before=take, stdin=end, stdout=end, stderr=end)
+    os.close(end)
+    os.close(terminal)
+    assert process.finish(within_s=BOUND_S).code == 130
+    assert not kvmpc.result().finished
+    assert list(kvmpc.folder.iterdir()) == [kvmpc.json]
 
 
 def test_a_limit_of_cpu_time_ends_a_run_in_order(kvmpc):
