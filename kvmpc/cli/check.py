@@ -130,6 +130,11 @@ def remove(name: str) -> None:
     multiple=True,
     help="A fact of the host that may differ; repeat for more.",
 )
+@click.option(
+    "--allow-unfinished",
+    is_flag=True,
+    help="Judge what there is of a run that did not finish.",
+)
 @format_option
 def check(
     files: tuple[str, ...],
@@ -138,6 +143,7 @@ def check(
     alphas: tuple[str, ...],
     normalise: bool,
     allow_host: tuple[str, ...],
+    allow_unfinished: bool,
     kind: str,
 ) -> None:  # fmt: skip
     """Say whether a result is worse than a baseline.
@@ -162,6 +168,7 @@ def check(
         limits=dict(parse_limit(text) for text in limits),
         normalise=normalise,
         allow_host=allow_host,
+        allow_unfinished=allow_unfinished,
     )
     refuse_stdin_twice(*files, *against)
     new = [load(file) for file in files]

@@ -46,6 +46,7 @@ class Criteria:
     normalise: judge each value as a ratio to that of the first pager that does not fetch, of the
         same round: what the whole host lost or won is divided out.
     allow_host: facts of `hostmatch.IDENTITY` that may differ.
+    allow_unfinished: whether to judge what there is of a run that did not finish.
 
     Raises: UsageError.
     """
@@ -55,6 +56,7 @@ class Criteria:
     limits: Mapping[str, float | None] = field(default_factory=dict)
     normalise: bool = False
     allow_host: tuple[str, ...] = ()
+    allow_unfinished: bool = False
 
     def __post_init__(self) -> None:
         for name in (*self.alphas, *self.limits):

@@ -17,7 +17,16 @@ from kvmpc.result.pager_info import PagerInfo
 from kvmpc.result.points import differing_options, identity, point_names, points_of, shown_option
 from kvmpc.result.records import FAILED, Result, TrialResult
 
-__all__ = ["Pair", "Unmatched", "check_hosts", "failures", "kernels", "match", "pair_cautions"]
+__all__ = [
+    "Pair",
+    "Unmatched",
+    "check_finished",
+    "check_hosts",
+    "failures",
+    "kernels",
+    "match",
+    "pair_cautions",
+]
 
 
 @dataclass(frozen=True)
@@ -74,12 +83,27 @@ def check_hosts(
             [f"hosts differ in {text}" for text in dict.fromkeys(refused)],
             "measure on the same kind of host, or allow one field with --allow-host FIELD",
         )
-    for side, results in (("baseline", baseline), ("result", new)):
-        if not all(result.finished for result in results):
-            cautions.append(
-                Caution("unfinished", f"a run of the {side} did not finish", "run it to its end")
-            )
     return cautions
+
+
+def check_finished(
+    baseline: Sequence[Result], new: Sequence[Result], *, allowed: bool
+) -> list[Caution]:
+    """Refuse runs that did not finish, or where they are allowed, return what to know of them.
+
+    What such a run lacks may be just what the kernel broke: a gate must not take it for a pass.
+    """
+    found = [
+        f"a run of {side} did not finish ({len(result.trials)} trials were run)"
+        for side, results in (("the baseline", baseline), ("the result", new))
+        for result in results
+        if not result.finished
+    ]
+    if found and not allowed:
+        raise MismatchError(
+            found, "run it to its end, or judge what there is with --allow-unfinished"
+        )
+    return [Caution("unfinished", text, "run it to its end") for text in found]
 
 
 class _Side:

@@ -32,6 +32,7 @@ from kvmpc.judge.criteria import Criteria, Judged
 from kvmpc.judge.matching import (
     Pair,
     Unmatched,
+    check_finished,
     check_hosts,
     failures,
     kernels,
@@ -168,12 +169,14 @@ def check(
 ) -> Check:
     """Judge the results `new` against the results `baseline`, one or several runs on each side.
 
-    Raises: MismatchError where hosts differ, nothing matches, or nothing could ever be red.
+    Raises: MismatchError where hosts differ, a run did not finish, nothing matches, or nothing
+    could ever be red.
     """
     criteria = criteria or Criteria()
     if not baseline or not new:
         raise MismatchError(["a side has no result"])
     cautions = check_hosts(baseline, new, criteria.allow_host)
+    cautions += check_finished(baseline, new, allowed=criteria.allow_unfinished)
     unit = "run" if len(baseline) > 1 or len(new) > 1 else "round"
     pairs, unmatched = match(baseline, new)
     found = [test for pair in pairs for test in _tests(pair, criteria, by_run=unit == "run")]
