@@ -13,6 +13,7 @@ import click
 
 from kvmpc import __version__
 from kvmpc.cli.check import baseline, check
+from kvmpc.cli.harness import ended_document, exit_codes, translated
 from kvmpc.cli.measure import compare, run, sweep
 from kvmpc.cli.output import (
     EXIT_FAILED,
@@ -46,12 +47,14 @@ Examples:
 
 \b
 Exit codes: 0 ok, 1 regression, 2 wrong usage or no comparison, 3 this host cannot (the message
-says what would help), 4 a trial failed or a document is not whole, 130 interrupted.
+says what would help), 4 a trial failed or a document is not whole, 130 interrupted. Those of
+other harnesses: --exit-codes.
 """
 
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
+@exit_codes
 def cli() -> None:
     """Compare the mechanisms that feed a KVM guest its missing pages.
 
@@ -77,6 +80,7 @@ def _speak_up() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
+@translated
 def main() -> int:
     """Run the command line and return its exit code."""
     with standard_streams():
@@ -86,7 +90,8 @@ def main() -> int:
 
 def _run() -> int:
     try:
-        result = cli.main(standalone_mode=False)
+        with ended_document() as document:
+            result = cli.main(standalone_mode=False, obj=document)
     except SystemExit as left:  # a command that has said all
         return left.code if isinstance(left.code, int) else EXIT_FAILED
     except click.exceptions.Abort:

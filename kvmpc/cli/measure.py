@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvmpc.cli.harness import began
 from kvmpc.cli.options import PAGERS_HELP, format_option, work_options
 from kvmpc.cli.output import EXIT_FAILED, print_result, progress, say_stopping
 from kvmpc.errors import KernelError, KvmpcError, UsageError
@@ -125,6 +126,7 @@ def _measure(
         campaign = Campaign.prepare(session, plan, json_path if resumed else None)
         result, stopped = _run(campaign, writer, confirmed)
     print_result(result, err=json_path == "-", kind=kind)
+    began()
     if stopped is not None:
         raise stopped
     if any(trial.status != "ok" for trial in result.trials):

@@ -29,10 +29,11 @@ def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--format",
         "kind",
-        type=click.Choice(["table", "markdown", "csv", "json", "ktap"]),
+        type=click.Choice(["table", "markdown", "csv", "json", "ktap", "tmt"]),
         default="table",
         show_default=True,
-        help="How to print it; json and csv have derived numbers, unrounded.",
+        help="How to print it; json and csv have derived numbers, unrounded; ktap and tmt are "
+        "for test runners.",
     )(command)
 
 

@@ -2,13 +2,14 @@
 
 ``table`` and ``markdown`` are for people: rounded, with notes. ``csv`` and ``json`` have the same
 rows in full precision, units in the names, absent as empty or null; they are derived, and what was
-measured stays in the file that ``--json`` writes. ``ktap`` is `kvmpc.show.ktap`.
+measured stays in the file that ``--json`` writes. ``ktap`` and ``tmt`` are for test runners, who
+must be told an end too: `format_end`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from kvmpc.caution import Caution
@@ -16,14 +17,22 @@ from kvmpc.judge.matching import pair_cautions
 from kvmpc.judge.reading import Reading
 from kvmpc.judge.regression import Check, Compared, FailedNow
 from kvmpc.judge.summary import Summary
+from kvmpc.show.cases import Case, End, cases_of_check, cases_of_result
 from kvmpc.show.cells import clean
 from kvmpc.show.check_table import CHECK_HEADERS, check_cells, check_notes, format_check_table
-from kvmpc.show.ktap import ktap_of_check, ktap_of_result
+from kvmpc.show.ktap import ktap, ktap_end
 from kvmpc.show.table import format_markdown, format_table, markdown_table
+from kvmpc.show.tmt import tmt, tmt_end
 
-__all__ = ["KINDS", "format_check", "format_result"]
+__all__ = ["KINDS", "format_check", "format_end", "format_result"]
 
-KINDS: Final = ("table", "markdown", "csv", "json", "ktap")
+KINDS: Final = ("table", "markdown", "csv", "json", "ktap", "tmt")
+_FOR_RUNNERS: Final[Mapping[str, tuple[Callable[[Sequence[Case]], str], Callable[[End], str]]]] = {
+    "ktap": (ktap, ktap_end),
+    "tmt": (tmt, tmt_end),
+}
+"""By kind, how its tests are spelled, and its end."""
+
 ROWS_SCHEMA: Final = "kvmpc-rows"
 CHECK_SCHEMA: Final = "kvmpc-check"
 _VERSION: Final = 1
@@ -39,8 +48,8 @@ def format_result(reading: Reading, kind: str) -> str:
         return format_table(reading)
     if kind == "markdown":
         return format_markdown(reading)
-    if kind == "ktap":
-        return ktap_of_result(reading)
+    if kind in _FOR_RUNNERS:
+        return _FOR_RUNNERS[kind][0](cases_of_result(reading))
     rows = list(_result_rows(reading))
     if kind == "csv":
         return _csv(rows)
@@ -64,8 +73,8 @@ def format_check(check: Check, kind: str) -> str:
         body = [check_cells(verdict) for verdict in check.verdicts]
         notes = [clean(note) for note in check_notes(check)]
         return "\n\n".join([markdown_table(CHECK_HEADERS, body), *notes]) + "\n"
-    if kind == "ktap":
-        return ktap_of_check(check)
+    if kind in _FOR_RUNNERS:
+        return _FOR_RUNNERS[kind][0](cases_of_check(check))
     rows = list(_check_rows(check))
     if kind == "csv":
         return _csv(rows)
@@ -86,6 +95,11 @@ def format_check(check: Check, kind: str) -> str:
             },
         )
     raise ValueError(f"no format {kind!r}")
+
+
+def format_end(end: End, kind: str) -> str:
+    """Return what text of `kind` says where a command ended early; "" but for test runners."""
+    return _FOR_RUNNERS[kind][1](end) if kind in _FOR_RUNNERS else ""
 
 
 def _result_rows(reading: Reading) -> Iterator[dict[str, object]]:
