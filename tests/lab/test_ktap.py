@@ -1,13 +1,15 @@
-"""KTAP as kvmpc prints it, read by the kernel's own parser (tools/testing/kunit/kunit_parser.py).
+"""What harnesses make of kvmpc, themselves: the kernel's KTAP parser, kselftest's runner, tmt.
 
-The parser comes from Debian's linux-source package: from the lab's cache, or, where
-KVMPC_REQUIRE_LAB=1 asks for it, downloaded into it (139 MB, of which five files are kept).
+tools/testing/kunit/kunit_parser.py and tools/testing/selftests/kselftest/runner.sh come from
+Debian's linux-source package: from the lab's cache, or, where KVMPC_REQUIRE_LAB=1 asks for it,
+downloaded into it (139 MB, of which a few files are kept). tmt is used where it is installed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +24,9 @@ import pytest
 from kvmpc.judge.reading import read
 from kvmpc.judge.regression import check
 from kvmpc.result.records import Point, Result, Skip, TrialResult
-from kvmpc.show.formats import format_check, format_result
+from kvmpc.show.cases import End
+from kvmpc.show.formats import format_check, format_end, format_result
+from tests.fakes.recipes import CASES, Lab, recipe
 
 from .kernels import Unavailable, cache_folder
 
@@ -49,7 +53,8 @@ def _fetch(folder: Path) -> None:
     source = f"./usr/src/{PACKAGE}.tar.xz"
     unpack = (
         f"dpkg-deb --fsys-tarfile *.deb | tar -xOf - {source} | "
-        "tar -xJf - --wildcards --strip-components=4 '*/tools/testing/kunit/*.py'"
+        "tar -xJf - --wildcards --strip-components=3 '*/tools/testing/kunit/*.py' "
+        "'*/tools/testing/selftests/kselftest/*'"
     )
     download = ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", PACKAGE]
     try:
@@ -69,17 +74,23 @@ def _fetch(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def parser() -> Path:
-    """Return the folder of the kernel's parser; skips where it is neither cached nor asked for."""
-    folder = cache_folder() / f"{PACKAGE}-kunit"
-    if not (folder / "kunit_parser.py").exists():
+def kernel_tools() -> Path:
+    """Return the folder of the kernel's tools; skips where it is neither cached nor asked for."""
+    folder = cache_folder() / f"{PACKAGE}-testing"
+    if not (folder / "kunit" / "kunit_parser.py").exists():
         if os.environ.get("KVMPC_REQUIRE_LAB") != "1":
-            pytest.skip(f"the kernel's KTAP parser is not in {cache_folder()}: {FETCH}")
+            pytest.skip(f"the kernel's test runners are not in {cache_folder()}: {FETCH}")
         try:
             _fetch(folder)
         except Unavailable as error:
             pytest.fail(str(error), pytrace=False)
     return folder
+
+
+@pytest.fixture
+def parser(kernel_tools: Path) -> Path:
+    """Return the folder of the kernel's parser."""
+    return kernel_tools / "kunit"
 
 
 def _parsed(parser: Path, text: str) -> dict[str, Any]:
@@ -160,3 +171,92 @@ def test_a_check_in_order_passes_and_what_is_not_compared_is_skipped(parser: Pat
     found = _parsed(parser, format_check(check([_result()], [less]), "ktap"))
     assert found["status"] == "SUCCESS"
     assert found["counts"] == {"passed": 4, "failed": 0, "crashed": 0, "skipped": 1, "errors": 0}
+
+
+def test_a_run_that_did_not_finish_is_read_as_a_failure(parser: Path) -> None:
+    found = _parsed(parser, format_result(read(replace(_result(), finished=False)), "ktap"))
+    assert found["status"] == "FAILURE"
+    assert found["counts"] == {"passed": 3, "failed": 1, "crashed": 0, "skipped": 0, "errors": 0}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("cannot", [False, True])
+def test_an_end_is_never_read_as_a_success(parser: Path, begun: bool, cannot: bool) -> None:
+    before = format_result(read(replace(_result(), finished=False)), "ktap") if begun else ""
+    end = End("no such # thing\nok 1 forged", cannot=cannot, begun=begun)
+    found = _parsed(parser, before + format_end(end, "ktap"))
+    if cannot and not begun:  # a plan of none, which this parser has no word for
+        assert found["status"] == "NO_TESTS"
+    else:
+        assert found["status"] == "FAILURE"
+    assert found["counts"]["passed"] == (3 if begun else 0)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    """Make a lab of the test's folder."""
+    return Lab(tmp_path)
+
+
+@pytest.mark.parametrize(("case", "status"), [
+    ("same", "SUCCESS"), ("slower", "FAILURE"), ("failed", "FAILURE"), ("host", "SKIPPED"),
+    ("usage", "FAILURE"), ("killed", "FAILURE"), ("killed-check", "FAILURE"),
+])  # fmt: skip
+def test_kselftest_runs_the_wrapper_and_its_output_is_read_as_what_came_of_it(
+    kernel_tools: Path, parser: Path, lab: Lab, case: str, status: str
+) -> None:
+    base = lab.folder / "selftests"
+    shutil.copytree(kernel_tools / "selftests" / "kselftest", base / "kselftest")
+    tests = base / "kvm"
+    tests.mkdir()
+    lab.program("kvmpc.sh", recipe("kselftest"))
+    shutil.move(lab.programs / "kvmpc.sh", tests / "kvmpc.sh")
+    (tests / "settings").write_text("timeout=0\n")
+    shutil.copy(lab.folder / "before.json", tests)
+    run = f"BASE_DIR={base}; . {base}/kselftest/runner.sh; run_many {tests}/kvmpc.sh"
+    done = lab.run(["sh", "-c", run], case, tests)
+    found = _parsed(parser, done.stdout)
+    assert [each[:2] for each in found["tests"]] == [["selftests: kvm: kvmpc.sh", status]]
+    assert ("# KTAP version 1" in done.stdout) == (case != "killed"), done.stdout
+
+
+TMT_SUMMARY = {
+    "same": (0, "tests passed"),
+    "slower": (1, "failed"),
+    "failed": (1, "failed"),
+    "host": (4, "1 test skipped"),
+    "usage": (2, "1 error"),
+    "killed": (2, "1 error"),
+    "killed-check": (2, "1 error"),
+}
+"""tmt's exit code, and what its last line has."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_tmt_reads_what_came_of_the_test_in_readme(lab: Lab, case: str) -> None:
+    tmt = os.environ.get("KVMPC_TMT") or shutil.which("tmt")
+    if tmt is None or not Path("/usr/bin/rsync").exists():
+        pytest.skip("needs tmt (pip install tmt; KVMPC_TMT says where) and rsync, which it runs")
+    tree = lab.folder / "tree"
+    for name, text in (
+        (".fmf/version", "1\n"),
+        ("plan.fmf", "discover: {how: fmf}\nprovision: {how: local}\nexecute: {how: tmt}\n"),
+        ("kvmpc/main.fmf", recipe("tmt")),
+    ):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(text)
+    shutil.copy(lab.folder / "before.json", tree / "kvmpc")
+    for command in (["init", "-q"], ["add", "-A"]):
+        assert lab.run(["git", *command], case, tree).returncode == 0
+    # tmt gives a test an environment of its own.
+    given = [f"PATH={lab.programs}:{os.environ['PATH']}", f"CASE={case}", f"RESULTS={lab.folder}"]
+    done = lab.run(
+        [tmt, "--feeling-safe", "run", "--id", str(lab.folder / "run"),
+         *(word for line in given for word in ("--environment", line)),
+         "--all", "--skip", "prepare"],  # which would install packages on this machine
+        case, tree,
+    )  # fmt: skip
+    code, told = TMT_SUMMARY[case]
+    assert done.returncode == code, done.stdout + done.stderr
+    (total,) = re.findall(r"^total: (.*)$", done.stdout + done.stderr, re.MULTILINE)
+    assert told in total
