@@ -24,6 +24,7 @@ def main() -> int:
         _say(f"needs Python {needed} or newer, this is {found}")
         return 3
     from kvmpc.errors import broken_install
+    from kvmpc.exit_codes import EXIT_HOST, in_convention
 
     try:
         from kvmpc import cli
@@ -32,7 +33,7 @@ def main() -> int:
         if broken is None:
             raise
         _say(str(broken))
-        return 3
+        return in_convention(EXIT_HOST)
     return cli.main()
 
 

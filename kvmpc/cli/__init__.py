@@ -15,20 +15,13 @@ from kvmpc import __version__
 from kvmpc.cli.check import baseline, check
 from kvmpc.cli.harness import ended_document, exit_codes, translated
 from kvmpc.cli.measure import compare, run, sweep
-from kvmpc.cli.output import (
-    EXIT_FAILED,
-    EXIT_HOST,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    EXIT_USAGE,
-    say,
-    true_code,
-)
+from kvmpc.cli.output import say, true_code
 from kvmpc.cli.probe import probe
 from kvmpc.cli.report import report
 from kvmpc.cli.show import show
 from kvmpc.cli.streams import standard_streams
 from kvmpc.errors import HostError, Interrupted, KvmpcError, UsageError, broken_install
+from kvmpc.exit_codes import EXIT_FAILED, EXIT_HOST, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from kvmpc.result.streams import STDERR
 
 __all__ = ["cli", "main"]

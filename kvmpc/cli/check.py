@@ -7,8 +7,9 @@ import sys
 import click
 
 from kvmpc.cli.options import format_option, refuse_stdin_twice
-from kvmpc.cli.output import EXIT_FAILED, EXIT_REGRESSION, print_as, say
+from kvmpc.cli.output import print_as, say
 from kvmpc.errors import UsageError
+from kvmpc.exit_codes import EXIT_FAILED, EXIT_REGRESSION
 
 __all__ = ["baseline", "check"]
 

@@ -11,8 +11,9 @@ import click
 
 from kvmpc.cli.harness import began
 from kvmpc.cli.options import PAGERS_HELP, format_option, work_options
-from kvmpc.cli.output import EXIT_FAILED, print_result, progress, say_stopping
+from kvmpc.cli.output import print_result, progress, say_stopping
 from kvmpc.errors import KernelError, KvmpcError, UsageError
+from kvmpc.exit_codes import EXIT_FAILED
 
 if TYPE_CHECKING:
     from kvmpc.result.records import Result

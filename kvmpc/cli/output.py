@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, and the ways to tell a person something.
+"""What the commands share: the ways to tell a person something, or to hand out a document.
 
 Data goes to stdout, progress and warnings to stderr. Nothing here raises for a stream that takes
 nothing: the work goes on, and `true_code` decides what the exit code has to say about it.
@@ -16,18 +16,13 @@ import click
 
 from kvmpc.cli.streams import stderr, stdout
 from kvmpc.errors import describe_errno
+from kvmpc.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_REGRESSION
 from kvmpc.result.streams import STDERR, write_whole
 
 if TYPE_CHECKING:
     from kvmpc.result.records import Result, TrialResult
 
 __all__ = [
-    "EXIT_FAILED",
-    "EXIT_HOST",
-    "EXIT_INTERRUPTED",
-    "EXIT_OK",
-    "EXIT_REGRESSION",
-    "EXIT_USAGE",
     "hand_out",
     "print_as",
     "print_result",
@@ -36,8 +31,6 @@ __all__ = [
     "say_stopping",
     "true_code",
 ]
-
-EXIT_OK, EXIT_REGRESSION, EXIT_USAGE, EXIT_HOST, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 _FOR_PEOPLE = ("table", "markdown")
 

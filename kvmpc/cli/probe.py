@@ -7,7 +7,8 @@ import sys
 
 import click
 
-from kvmpc.cli.output import EXIT_HOST, hand_out, say
+from kvmpc.cli.output import hand_out, say
+from kvmpc.exit_codes import EXIT_HOST
 
 __all__ = ["probe"]
 

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from kvmpc.errors import Interrupted
+from kvmpc.exit_codes import EXIT_INTERRUPTED, in_convention
 
 __all__ = ["KICK_SIGNAL", "NEVER", "Interrupt", "block_signals", "interruptible"]
 
@@ -38,8 +39,6 @@ _SYNCHRONOUS = frozenset(
 )
 """What a thread does to itself. Blocked, it ends the process without its handler being run, and so
 without a word (force_sig_info_to_task in kernel/signal.c)."""
-
-EXIT_INTERRUPTED = 130
 
 
 class Interrupt:
@@ -81,7 +80,7 @@ def interruptible(told: Callable[[str], None] = lambda _: None) -> Iterator[Inte
         if interrupt.signal_name is not None:
             if number in _IMPATIENT:
                 # Not sys.exit: whatever keeps the first stop from ending could keep this one too.
-                os._exit(EXIT_INTERRUPTED)
+                os._exit(in_convention(EXIT_INTERRUPTED))
             return
         interrupt.signal_name = signal.Signals(number).name
         told(interrupt.signal_name)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from kvmpc.cli.harness import CONVENTIONS
+from kvmpc.exit_codes import CONVENTIONS
 from tests.fakes.recipes import CASES, STAND_IN, Lab, recipe
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, str] = {
 }
 """Package -> the packages it may import, besides itself and the modules of the root."""
 
-ANYBODYS = {"errors", "units", "caution"}
+ANYBODYS = {"errors", "exit_codes", "units", "caution"}
 """The modules of the root that every package may import."""
 
 EXTERNAL = {
