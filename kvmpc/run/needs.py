@@ -32,7 +32,7 @@ from kvmpc.kernel.threads import STACK_BYTES
 from kvmpc.pagers import Pager
 from kvmpc.result.records import Skip
 from kvmpc.run.plan import Plan
-from kvmpc.run.rehearsal import PAGES, check_needs, rehearse
+from kvmpc.run.rehearsal import PAGES, check_needs, of_pager, rehearse
 from kvmpc.trial.signals import NEVER, Interrupt
 from kvmpc.units import GIB, KIB, MIB, PAGE_BYTES, format_bytes, format_cpu_list, parse_cpu_list
 from kvmpc.vm.policy import bind_memory
@@ -284,31 +284,25 @@ def what_cannot_run(
     """
 
     @cache
-    def refusal(pager: Pager, smallest: Work | None = None) -> HostError | None:
+    def refusal(smallest: Work, pager: Pager) -> HostError | None:
         try:
-            if smallest is None:
-                check_needs([pager])
-            else:
-                rehearse(kvm, smallest, pager, interrupt)
+            rehearse(kvm, smallest, pager, interrupt)
         except HostError as error:
             return error
         return None
 
-    def refused(work: Work, pager: Pager) -> HostError | None:
-        lacks = refusal(pager)
-        if lacks is not None:
-            return lacks
-        try:
-            check_room(kvm, work, [pager])
-        except HostError as error:
-            return error
-        return refusal(pager, work.smallest(PAGES))
+    def check(work: Work, pager: Pager) -> None:
+        check_run(kvm, work, [pager])
+        error = refusal(work.smallest(PAGES), pager.smallest)
+        if error is not None:
+            raise of_pager(pager, error)
 
     skipped, first = [], None
     for index, point in enumerate(plan.points):
         for pager in point.pagers:
-            error = refused(point.work, pager)
-            if error is not None:
+            try:
+                check(point.work, pager)
+            except HostError as error:
                 first = first or error
                 skipped.append(Skip(point=index, pager=pager.spec, reason=str(error)))
     return tuple(skipped), first

@@ -25,7 +25,7 @@ from kvmpc.trial.signals import NEVER, Interrupt
 from kvmpc.trial.trial import run_trial
 from kvmpc.work.work import Work
 
-__all__ = ["NEEDS", "PAGES", "check_needs", "rehearse"]
+__all__ = ["NEEDS", "PAGES", "check_needs", "of_pager", "rehearse"]
 
 PAGES: Final = 23
 """Of the smallest guest."""
@@ -63,8 +63,12 @@ def check_needs(pagers: Sequence[Pager]) -> None:
             try:
                 need.check()
             except HostError as error:
-                what = f"{pager.label} needs {error.what}"
-                raise HostError(what, error.reason, error.remedy) from error
+                raise of_pager(pager, error) from error
+
+
+def of_pager(pager: Pager, error: HostError) -> HostError:
+    """Return `error` as one of `pager`, where others may do without."""
+    return HostError(f"{pager.label} needs {error.what}", error.reason, error.remedy)
 
 
 def rehearse(kvm: Kvm, work: Work, pager: Pager, interrupt: Interrupt = NEVER) -> TrialResult:
@@ -74,19 +78,15 @@ def rehearse(kvm: Kvm, work: Work, pager: Pager, interrupt: Interrupt = NEVER) -
     is no lack of this host, and the trials that are measured tell of it.
     Raises: HostError, Interrupted, StuckError.
     """
-    smallest = pager.smallest
 
     def refuse(error: Exception) -> None:
         if isinstance(error, HostError):
-            raise HostError(f"{pager.label}: {error.what}", error.reason, error.remedy) from error
+            raise error
         if isinstance(error, OSError):
             number = error.errno or 0
             error = KernelError(error.filename or "a system call", number, shortage(number))
         if isinstance(error, KernelError):
-            refused = cannot(error)
-            raise HostError(
-                f"{pager.label}: {refused.what}", refused.reason, refused.remedy
-            ) from error
+            raise cannot(error) from error
 
     hooks = TrialHooks(on_failure=refuse)
-    return run_trial(kvm, work.smallest(PAGES), smallest, interrupt=interrupt, hooks=hooks)
+    return run_trial(kvm, work.smallest(PAGES), pager.smallest, interrupt=interrupt, hooks=hooks)

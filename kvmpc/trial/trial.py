@@ -81,7 +81,7 @@ def run_trial(
         raise
     except (KvmpcError, OSError, MemoryError) as error:
         hooks.on_failure(error)
-        text = str(error) or type(error).__name__
+        text = str(error) or "out of memory: raise ulimit -v, or the memory limit of the cgroup"
         return fold(blank_result(work, pager, round_number, error=text), [counts])
     return fold(blank_result(work, pager, round_number), [*findings, teardown])
 

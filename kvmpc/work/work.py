@@ -143,14 +143,16 @@ class Work:
         return self.touched_per_part != self.pages_per_part
 
     def smallest(self, pages: int) -> Work:
-        """Return the same work on one vCPU and `pages` pages, over in no time."""
+        """Return work on one vCPU and `pages` pages that asks for as many kinds of things."""
         return replace(
             self,
             vcpus=1,
             mem_per_vcpu_bytes=pages * self.unit_bytes,
             touch_pages=None,
+            order=ORDERS[0],
+            seed=1,
             passes=min(self.passes, 2),
-            fetch_delay_ns=min(self.fetch_delay_ns, 1000),
+            fetch_delay_ns=1000 if self.fetch_delay_ns else 0,
         )
 
     def scaled_down(self, divisor: int) -> Work:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import resource
 import sys
 import threading
 import time
@@ -198,6 +199,21 @@ def _thread_limit() -> None:
     _hook(on_rig=count)
 
 
+def _no_address_space() -> None:
+    """Leave address space for a few stacks only when the first thread of a trial is to start.
+
+    Not for none: a thread of Python that gets its stack and then no memory never starts.
+    """
+    before = resource.getrlimit(resource.RLIMIT_AS)
+
+    def use_up(_: Rig) -> None:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            taken = int(file.read().split()[0]) * PAGE_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (taken + 2 * MIB, before[1]))
+
+    _hook(on_rig=use_up, on_failure=lambda _: resource.setrlimit(resource.RLIMIT_AS, before))
+
+
 def _refuse_kvm(number: int) -> Callable[[], None]:
     def fault() -> None:
         original = os.open
@@ -232,6 +248,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "triple-fault": _steer(_unmapped, idt=False),
     "odd-exit": _steer(_behind_memory),
     "thread-limit": _thread_limit,
+    "no-address-space": _no_address_space,
     "busy-kvm": _refuse_kvm(errno.EBUSY),
     "forbidden-kvm": _refuse_kvm(errno.EPERM),
     "eager-progress": _eager_progress,

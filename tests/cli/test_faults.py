@@ -159,6 +159,17 @@ def test_a_thread_that_cannot_be_started_fails_its_row_with_a_remedy(kvmpc, spec
     assert "remedy: raise ulimit -u" in error
 
 
+def test_a_thread_that_finds_a_limit_exhausted_names_it(kvmpc):
+    finished = kvmpc.inject(
+        "no-address-space", "run", "uffd", *WORK, "--vcpus", "32", "--json", str(kvmpc.json)
+    )
+    assert finished.code == 4
+    [trial] = kvmpc.result().trials
+    assert "ulimit -v leaves" in trial.error
+    assert "ulimit -v unlimited" in trial.error
+    assert "pids" not in trial.error
+
+
 def test_a_thread_that_never_leaves_ends_the_run(kvmpc):
     # Its memory cannot be unmapped any more: whatever came next would be measured beside it.
     finished = kvmpc.inject(

@@ -112,34 +112,54 @@ def test_a_low_limit_of_threads_is_found_before_the_first_trial(kvmpc, tiny, as_
 
 
 @pytest.fixture
-def pids_cgroup():
-    """Return a control group of our own with a limit of tasks, to be set; gone afterwards."""
-    for root in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")):
-        group = root / f"kvmpc-test-{os.getpid()}"
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        if (group / "pids.max").exists():
-            break
+def cgroup():
+    """Return what makes a control group of our own: its limit set, and the command to be in it.
+
+    Each is gone after the test.
+    """
+    made = []
+
+    def cgroup(limits: dict[str, int]) -> list[str]:
+        """limits: by the name of the file; of those that are other names of one, any."""
+        for root in (*Path("/sys/fs/cgroup").glob("*/"), Path("/sys/fs/cgroup")):
+            group = root / f"kvmpc-test-{os.getpid()}"
+            try:
+                group.mkdir()
+            except OSError:
+                continue
+            made.append(group)
+            for name, limit in limits.items():
+                if (group / name).exists():
+                    (group / name).write_text(str(limit))
+                    return ["sh", "-c", f'echo $$ >{group}/cgroup.procs && exec "$@"', "sh"]
+            made.pop().rmdir()
+        pytest.skip(f"cannot make a control group with {' or '.join(limits)} here")
+
+    yield cgroup
+    for group in made:
         group.rmdir()
-    else:
-        pytest.skip("needs a pids controller and the right to make a control group")
-    yield group
-    group.rmdir()
 
 
-def test_the_limit_of_tasks_that_is_told_is_the_one_that_is_compared(kvmpc, tiny, pids_cgroup):
-    (pids_cgroup / "pids.max").write_text("40")
-    within = ["sh", "-c", f'echo $$ >{pids_cgroup}/cgroup.procs && exec "$@"', "sh"]
-    finished = kvmpc("compare", "uffd", "exit", *tiny, "--vcpus", "32", within=within)
+def test_the_limit_of_tasks_that_is_told_is_the_one_that_is_compared(kvmpc, tiny, cgroup):
+    finished = kvmpc(
+        "compare", "uffd", "exit", *tiny, "--vcpus", "32", within=cgroup({"pids.max": 40})
+    )
     _refused(
         finished,
         "uffd: needs 49 threads (33 of its own, 16 spare); the cgroup's pids.max leaves 39",
         "raise pids.max of the cgroup",
     )
-    (pids_cgroup / "pids.max").write_text("50")
-    assert kvmpc("run", "uffd", *tiny, "--vcpus", "32", within=within).code == 0
+
+
+def test_enough_tasks_are_enough(kvmpc, tiny, cgroup):
+    assert kvmpc("run", "uffd", *tiny, "--vcpus", "32", within=cgroup({"pids.max": 50})).code == 0
+
+
+def test_the_limit_of_memory_of_a_cgroup_is_told_as_such(kvmpc, cgroup):
+    within = cgroup({"memory.max": 96 * MIB, "memory.limit_in_bytes": 96 * MIB})
+    finished = kvmpc("run", "uffd", "--vcpus", "2", "--mem-per-vcpu", "64M", within=within)
+    _refused(finished, "the cgroup's memory limit leaves", "raise memory.max", "MemoryMax=")
+    assert kvmpc("run", "uffd", "--vcpus", "2", "--mem-per-vcpu", "8M", within=within).code == 0
 
 
 # Address space

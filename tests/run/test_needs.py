@@ -18,7 +18,7 @@ from kvmpc.errors import HostError, UsageError
 from kvmpc.host.headroom import Limit
 from kvmpc.host.numa import usable_nodes
 from kvmpc.kernel.threads import STACK_BYTES
-from kvmpc.pagers import parse_pager
+from kvmpc.pagers import Pager, parse_pager
 from kvmpc.run import needs
 from kvmpc.run.needs import (
     check_placement,
@@ -26,7 +26,9 @@ from kvmpc.run.needs import (
     mapped_bytes,
     needed_bytes,
     raise_file_limit,
+    what_cannot_run,
 )
+from kvmpc.run.plan import make_plan
 from kvmpc.units import GIB, MIB, PAGE_BYTES
 from kvmpc.work.layout import Layout
 from kvmpc.work.placement import Placement
@@ -350,6 +352,32 @@ def test_the_soft_limit_of_open_files_is_raised_to_what_is_needed_and_never_lowe
     if more < soft - 100:
         assert now == soft
     assert now >= more + len(os.listdir("/proc/self/fd"))
+
+
+# Rehearsals
+
+
+def test_a_sweep_rehearses_each_kind_of_trial_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsed: list[tuple[Work, str]] = []
+
+    def rehearse(_: object, work: Work, pager: Pager, __: object) -> None:
+        rehearsed.append((work, pager.spec))
+        if pager.spec == "uffd,readers=2":
+            raise HostError("epoll_pwait2", "not offered", "use readers=1")
+
+    monkeypatch.setattr(needs, "check_run", lambda *_: None)
+    monkeypatch.setattr(needs, "rehearse", rehearse)
+    axes = {"vcpus": [1, 2, 3], "mem_per_vcpu": ["4M", "8M"], "seed": [1, 2], "passes": [1, 5, 7]}
+    plan = make_plan(axes, ["uffd", "uffd,readers=2-4"], rounds=1, warmup=0, watchdog_s=10.0)
+    skipped, first = what_cannot_run(None, plan)  # type: ignore[arg-type]
+    # One pass, and several; one reader, and several.
+    assert len(rehearsed) == len(set(rehearsed)) == 4
+    assert {work.vcpus for work, _ in rehearsed} == {1}
+    assert len(skipped) == 3 * len(plan.points)
+    assert {skip.reason.partition(":")[0] for skip in skipped} == {
+        f"uffd,readers={readers} needs epoll_pwait2" for readers in (2, 3, 4)
+    }
+    assert first is not None
 
 
 def plant(root: Path, files: dict[str, str]) -> Path:
