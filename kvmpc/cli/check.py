@@ -7,7 +7,7 @@ import sys
 import click
 
 from kvmpc.cli.options import format_option, refuse_stdin_twice
-from kvmpc.cli.output import print_as, say
+from kvmpc.cli.output import print_as, room_on, say
 from kvmpc.errors import UsageError
 from kvmpc.exit_codes import EXIT_FAILED, EXIT_REGRESSION
 
@@ -175,7 +175,7 @@ def check(
     new = [load(file) for file in files]
     old = [result for each in against for result in load_against(each)]
     found = regression.check(old, new, criteria)
-    print_as(kind, format_check(found, kind))
+    print_as(kind, format_check(found, kind, room_on(err=False)))
     for warning in check_warnings(found, old, new):
         say(warning, err=True)
     if found.red is regression.Status.WORSE:

@@ -6,7 +6,7 @@ nothing: the work goes on, and `true_code` decides what the exit code has to say
 
 from __future__ import annotations
 
-import sys
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvmpc.cli.streams import stderr, stdout
+from kvmpc.cli.streams import Stream, stderr, stdout
 from kvmpc.errors import describe_errno
 from kvmpc.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_REGRESSION
 from kvmpc.result.streams import STDERR, write_whole
@@ -27,6 +27,7 @@ __all__ = [
     "print_as",
     "print_result",
     "progress",
+    "room_on",
     "say",
     "say_stopping",
     "true_code",
@@ -37,6 +38,13 @@ _FOR_PEOPLE = ("table", "markdown")
 _TOLD_EVERY_S = 60.0
 """How often progress is told where there is no terminal to show a bar."""
 
+_BAR_COLUMNS, _LEAST_BAR_COLUMNS = 36, 8
+
+_NO_CURSOR = ("", "dumb", "unknown")
+"""What TERM says of a terminal that cannot draw over a line."""
+
+_USUAL_COLUMNS = 80
+
 Advance = Callable[["TrialResult", float | None], None]
 
 
@@ -46,15 +54,34 @@ def progress(length: int, done: int = 0) -> Iterator[Advance]:
 
     Yields what is to be called after each trial, with the seconds that are left.
     """
-    if not stderr.isatty():
+    if not stderr.isatty() or os.environ.get("TERM", "dumb") in _NO_CURSOR:
         yield _Lines(length, done).advance
         return
-    with click.progressbar(
-        length=length, file=sys.stderr, label="trials", show_eta=False, show_pos=True,
-        item_show_func=lambda text: text,
-    ) as bar:  # fmt: skip
-        bar.update(done)
-        yield lambda trial, left_s: bar.update(1, f"{trial.label}: {trial.status}{_left(left_s)}")
+    bar = _Bar(length, done)
+    bar.draw("")
+    try:
+        yield bar.advance
+    finally:
+        stderr.write("\n")
+
+
+class _Bar:
+    """A line that is drawn over itself, as wide as the terminal is then."""
+
+    def __init__(self, length: int, done: int) -> None:
+        self._length, self._done = length, done
+
+    def advance(self, trial: TrialResult, left_s: float | None) -> None:
+        self._done += 1
+        self.draw(f"{_left(left_s)}  {trial.label}: {trial.status}")
+
+    def draw(self, said: str) -> None:
+        room = columns_of(stderr) - 1  # a terminal may go to the next line for its last column
+        wide = min(_BAR_COLUMNS, room // 3)
+        full = wide * self._done // max(1, self._length)
+        bar = f"[{'#' * full}{'-' * (wide - full)}] " if wide >= _LEAST_BAR_COLUMNS else ""
+        line = f"trials {bar}{self._done}/{self._length}{said}"
+        stderr.write(f"\r{line[:room]}\x1b[K")
 
 
 class _Lines:
@@ -76,6 +103,26 @@ def _left(left_s: float | None) -> str:
     return f", {format_wait(left_s)} left" if left_s else ""
 
 
+def columns_of(stream: Stream) -> int:
+    """Return how wide the terminal of `stream` is now: COLUMNS, else what it says, else 80."""
+    told = os.environ.get("COLUMNS", "")
+    if told.isdecimal() and int(told):
+        return int(told)
+    try:
+        found = os.get_terminal_size(stream.fileno()).columns
+    except OSError:
+        found = 0
+    return found or _USUAL_COLUMNS  # a serial console has no size
+
+
+def room_on(*, err: bool) -> int:
+    """Return how many columns a table may have there: as a terminal has, within reason."""
+    from kvmpc.show.cells import MAX_COLUMNS
+
+    stream = stderr if err else stdout
+    return min(MAX_COLUMNS, columns_of(stream)) if stream.isatty() else MAX_COLUMNS
+
+
 def print_result(result: Result, *, err: bool, kind: str = "table") -> None:
     """Print `result` as `kind`, to stderr with `err`; what is only for people always goes there."""
     from kvmpc.judge.reading import read
@@ -85,9 +132,10 @@ def print_result(result: Result, *, err: bool, kind: str = "table") -> None:
     from kvmpc.show.split_table import format_split
 
     reading = read(result)
-    print_as(kind, format_result(reading, kind), err=err)
+    room = room_on(err=err)
+    print_as(kind, format_result(reading, kind, room), err=err)
     if kind == "table":
-        for text in filter(None, (format_split(reading), format_profiles(reading))):
+        for text in filter(None, (format_split(reading, room), format_profiles(reading, room))):
             say(f"\n{text}", err=err)
     for warning in format_warnings(reading):
         say(warning, err=True)

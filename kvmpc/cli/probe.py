@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from kvmpc.cli.output import hand_out, say
+from kvmpc.cli.output import hand_out, room_on, say
 from kvmpc.exit_codes import EXIT_HOST
 
 __all__ = ["probe"]
@@ -28,7 +28,8 @@ def probe(as_json: bool) -> None:
         hand_out(json.dumps([asdict(probed) for probed in found], indent=1) + "\n")
     else:
         rows = [(probed.name, probed.status, probed.detail) for probed in found]
-        say(tabulate(rows, headers=("", "", "found"), maxcolwidths=[28, 4, 60]))
+        of_detail = max(20, min(60, room_on(err=False) - 28 - 4 - 2 * 2))
+        say(tabulate(rows, headers=("", "", "found"), maxcolwidths=[28, 4, of_detail]))
     missing = [probed for probed in found if probed.status == "no"]
     for probed in missing:
         say(f"{probed.needed_for} cannot run here: {probed.name}: {probed.detail}", err=True)

@@ -6,7 +6,6 @@ Computes nothing but roundings. Text from a file of another host may not move th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Final
 
 from kvmpc.judge.summary import Summary
@@ -14,9 +13,12 @@ from kvmpc.units import format_ns
 
 __all__ = [
     "ABSENT",
+    "MAX_COLUMNS",
+    "MIN_LABEL_COLUMNS",
     "clean",
     "columns",
     "duration",
+    "label_room",
     "number",
     "percent",
     "ratio",
@@ -27,28 +29,70 @@ __all__ = [
 
 ABSENT: Final = "-"
 
+MAX_COLUMNS: Final = 99
+"""How wide a text may get where no terminal says less."""
 
-def columns(rows: Sequence[Sequence[str]], align: str) -> list[str]:
+MIN_LABEL_COLUMNS: Final = 16
+"""Holds fetch=pipelined."""
+
+
+def columns(
+    rows: Sequence[Sequence[str]], align: str, *, room: int | None = None, lead: int = 1
+) -> list[str]:
     """Return the rows as text, their cells in columns two blanks apart, a rule below the first.
 
     rows: the headers come first; a cell may have several lines. One with fewer cells than there are
-        columns is a heading, at which the rule does not look.
+        columns is a heading, of one cell, at which the rule does not look.
     align: ``l`` or ``r``, a letter a column.
+    room: how wide it may get, headings aside; what does not fit stands in further blocks, each
+        with the `lead` first columns again.
     """
-    whole = [row for row in rows if len(row) == len(align)]
-    lines = [rows[0], ["-" * width for width in widths(whole)], *rows[1:]]
-    full = [[*row, *[""] * (len(align) - len(row))] for row in lines]
-    wide = widths(full)
-    return [
-        "\n".join(
-            "  ".join(
-                cell.ljust(width) if side == "l" else cell.rjust(width)
-                for cell, width, side in zip(line, wide, align, strict=True)
-            ).rstrip()
-            for line in zip_longest(*(cell.split("\n") for cell in row), fillvalue="")
-        )
-        for row in full
-    ]
+    wide = widths([row for row in rows if len(row) == len(align)])
+    lines = [rows[0], ["-" * width for width in wide], *rows[1:]]
+    if room is None:  # the first column makes room for headings, too
+        wide[0] = max(wide[0], *(len(row[0]) for row in lines if len(row) < len(align)), 0)
+    said: list[str] = []
+    for block in _blocks(wide, lead, room):
+        said += [""] * bool(said)
+        for row in lines:
+            if len(row) < len(align):
+                said.append(row[0])
+                continue
+            cells = [
+                [line.ljust(wide[at]) if align[at] == "l" else line.rjust(wide[at])
+                 for line in row[at].split("\n")]
+                for at in block
+            ]  # fmt: skip
+            blanks = [" " * wide[at] for at in block]
+            height = max(map(len, cells))
+            said.append(
+                "\n".join(
+                    "  ".join(
+                        cell[line] if line < len(cell) else blank
+                        for cell, blank in zip(cells, blanks, strict=True)
+                    ).rstrip()
+                    for line in range(height)
+                )
+            )
+    return said
+
+
+def _blocks(wide: Sequence[int], lead: int, room: int | None) -> list[list[int]]:
+    """Return which columns stand side by side: in as few blocks as fit, and those as even."""
+
+    def packed(limit: int) -> list[list[int]]:
+        blocks: list[list[int]] = [[]]
+        for at in range(lead, len(wide)):
+            beside = [*range(lead), *blocks[-1], at]
+            if blocks[-1] and sum(wide[column] + 2 for column in beside) - 2 > limit:
+                blocks.append([])
+            blocks[-1].append(at)
+        return [[*range(lead), *block] for block in blocks]
+
+    if room is None:
+        return [list(range(len(wide)))]
+    fewest = len(packed(room))
+    return next(blocks for limit in range(room + 1) if len(blocks := packed(limit)) <= fewest)
 
 
 def widths(rows: Sequence[Sequence[str]]) -> list[int]:
@@ -62,6 +106,11 @@ def widths(rows: Sequence[Sequence[str]]) -> list[int]:
 def row_name(point: str, label: str) -> str:
     """Return what a row is called in a line of text."""
     return ": ".join(filter(None, [point, label]))
+
+
+def label_room(others: Sequence[Sequence[str]], room: int) -> int:
+    """Return how many columns of `room` the cells beside a label leave to it; may be negative."""
+    return room - sum(width + 2 for width in widths(others))
 
 
 def wrap_label(label: str, columns: int) -> str:

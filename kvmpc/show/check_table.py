@@ -1,6 +1,7 @@
 """A check as text: the table with the rows that turned red first, and what is needed to judge it.
 
-Under 100 columns, and safe to print. The numbers are those of `kvmpc.judge.regression`.
+As wide as a terminal, at most 99 columns, and safe to print. The numbers are those of
+`kvmpc.judge.regression`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,18 @@ from kvmpc.judge.matching import pair_cautions
 from kvmpc.judge.regression import Check, Compared, FailedNow, Numbers, Status, Verdict
 from kvmpc.judge.result_cautions import cautions_of_result
 from kvmpc.result.records import Result
-from kvmpc.show.cells import ABSENT, clean, columns, duration, number, row_name, widths, wrap_label
-from kvmpc.show.table import MAX_COLUMNS
+from kvmpc.show.cells import (
+    ABSENT,
+    MAX_COLUMNS,
+    MIN_LABEL_COLUMNS,
+    clean,
+    columns,
+    duration,
+    label_room,
+    number,
+    row_name,
+    wrap_label,
+)
 
 __all__ = [
     "CHECK_HEADERS",
@@ -26,25 +37,21 @@ __all__ = [
 
 CHECK_HEADERS = ("verdict", "pager", "metric", "baseline", "now", "change", "limit", "p")
 
-_MIN_PAGER_COLUMNS = 16  # holds fetch=pipelined
 
-
-def format_check_table(check: Check) -> str:
+def format_check_table(check: Check, room: int = MAX_COLUMNS) -> str:
     """Return the table of `check` and the notes below it, ending in a newline."""
     numbers = [check_cells(verdict) for verdict in check.verdicts]
-    taken = widths([CHECK_HEADERS, *numbers])
-    separators = 2 * (len(CHECK_HEADERS) - 1)
-    room = MAX_COLUMNS - separators - sum(taken) + taken[1]
-    room = max(_MIN_PAGER_COLUMNS, room)
+    others = [(status, *rest) for status, _, *rest in (CHECK_HEADERS, *numbers)]
+    of_label = max(MIN_LABEL_COLUMNS, label_room(others, room))
     body = [
-        [status, _wrapped(verdict, room), *rest]
+        [status, _wrapped(verdict, of_label), *rest]
         for verdict, (status, _, *rest) in zip(check.verdicts, numbers, strict=True)
     ]
     notes = (
-        textwrap.fill(clean(note), MAX_COLUMNS, subsequent_indent="  ")
-        for note in check_notes(check)
+        textwrap.fill(clean(note), room, subsequent_indent="  ") for note in check_notes(check)
     )
-    return "\n".join([*columns([CHECK_HEADERS, *body], "lllrrrrr"), "", *notes]) + "\n"
+    table = columns([CHECK_HEADERS, *body], "lllrrrrr", room=room, lead=3)
+    return "\n".join([*table, "", *notes]) + "\n"
 
 
 def check_cells(verdict: Verdict) -> list[str]:

@@ -18,7 +18,7 @@ from kvmpc.judge.reading import Reading
 from kvmpc.judge.regression import Check, Compared, FailedNow
 from kvmpc.judge.summary import Summary
 from kvmpc.show.cases import Case, End, cases_of_check, cases_of_result
-from kvmpc.show.cells import clean
+from kvmpc.show.cells import MAX_COLUMNS, clean
 from kvmpc.show.check_table import CHECK_HEADERS, check_cells, check_notes, format_check_table
 from kvmpc.show.ktap import ktap, ktap_end
 from kvmpc.show.table import format_markdown, format_table, markdown_table
@@ -39,13 +39,14 @@ _VERSION: Final = 1
 _NUMBERS: Final = ("baseline", "new", "change", "change_low", "change_high", "p")
 
 
-def format_result(reading: Reading, kind: str) -> str:
+def format_result(reading: Reading, kind: str, room: int = MAX_COLUMNS) -> str:
     """Return a result as text of `kind`, one of `KINDS`, ending in a newline.
 
+    room: how many columns a table may have.
     Raises: ValueError where there is no such kind.
     """
     if kind == "table":
-        return format_table(reading)
+        return format_table(reading, room)
     if kind == "markdown":
         return format_markdown(reading)
     if kind in _FOR_RUNNERS:
@@ -65,10 +66,10 @@ def format_result(reading: Reading, kind: str) -> str:
     raise ValueError(f"no format {kind!r}")
 
 
-def format_check(check: Check, kind: str) -> str:
-    """Return `check` as text of `kind`, one of `KINDS`, ending in a newline."""
+def format_check(check: Check, kind: str, room: int = MAX_COLUMNS) -> str:
+    """Return `check` as text of `kind`, as `format_result` does."""
     if kind == "table":
-        return format_check_table(check)
+        return format_check_table(check, room)
     if kind == "markdown":
         body = [check_cells(verdict) for verdict in check.verdicts]
         notes = [clean(note) for note in check_notes(check)]

@@ -7,7 +7,7 @@ import textwrap
 from kvmpc.judge.reading import Reading
 from kvmpc.judge.rows import usable_profiles
 from kvmpc.result.records import WAITERS, Profile, Role, TrialResult
-from kvmpc.show.cells import columns, row_name
+from kvmpc.show.cells import MAX_COLUMNS, columns, row_name
 
 __all__ = ["format_profiles"]
 
@@ -25,7 +25,7 @@ irqs off: the clock that was sampled does not tick while interrupts are off. Tha
 they come on again: a lock that was held or waited for so, mostly a userfaultfd's queues."""
 
 
-def format_profiles(reading: Reading) -> str:
+def format_profiles(reading: Reading, room: int = MAX_COLUMNS) -> str:
     """Return the table of the profiled trials of a result; "" where it has none."""
     trials = [trial for trial in reading.result.trials if trial.role is Role.PROFILED]
     if not trials:
@@ -47,18 +47,18 @@ def format_profiles(reading: Reading) -> str:
         shown += of_point
     said = ["where the time went"]
     if rows:
-        said += ["", *columns([headers, *rows], "l" + "r" * (len(headers) - 1)), ""]
-        said += _wrapped(_NOTES)
-        said += _wrapped(_CLOCK_NOTE) if clock else []
+        said += ["", *columns([headers, *rows], "l" + "r" * (len(headers) - 1), room=room), ""]
+        said += _wrapped(_NOTES, room)
+        said += _wrapped(_CLOCK_NOTE, room) if clock else []
         said += [""]
     for trial in trials:
         name = row_name(reading.points[trial.point].name, trial.label)
-        said += _wrapped(f"{name} {_most(trial, shown=trial in shown)}")
-    said += _notes(trials)
+        said += _wrapped(f"{name} {_most(trial, shown=trial in shown)}", room)
+    said += _notes(trials, room)
     return "\n".join(said)
 
 
-def _notes(trials: list[TrialResult]) -> list[str]:
+def _notes(trials: list[TrialResult], room: int) -> list[str]:
     """Return what weakens the profiles: each kind once, in the words of the first."""
     kinds: dict[str, list[str]] = {}
     for trial in trials:
@@ -69,13 +69,14 @@ def _notes(trials: list[TrialResult]) -> list[str]:
     for texts in kinds.values():
         differ = len(set(texts)) > 1
         said += _wrapped(
-            f"note: {texts[0]}{f' (so or similar in {len(texts)} of them)' if differ else ''}"
+            f"note: {texts[0]}{f' (so or similar in {len(texts)} of them)' if differ else ''}",
+            room,
         )
     return said
 
 
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+def _wrapped(text: str, room: int) -> list[str]:
+    return textwrap.wrap(text, min(room, _WIDTH), subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _cells(profile: Profile | None, *, clock: bool) -> list[str]:

@@ -10,7 +10,7 @@ from kvmpc.judge.rows import Row, usable_trials, values_of
 from kvmpc.judge.summary import median
 from kvmpc.result.metrics import FAULT_P50, FAULT_P99, PART_QUANTILES, PARTS, part_metric
 from kvmpc.result.records import Result
-from kvmpc.show.cells import ABSENT, columns
+from kvmpc.show.cells import ABSENT, MAX_COLUMNS, MIN_LABEL_COLUMNS, columns, label_room, wrap_label
 from kvmpc.units import format_ns
 
 __all__ = ["format_split"]
@@ -26,7 +26,7 @@ none of its own: its vCPU is woken before the install returns). Each page's part
 fault; their medians need not."""
 
 
-def format_split(reading: Reading) -> str:
+def format_split(reading: Reading, room: int = MAX_COLUMNS) -> str:
     """Return the table of the latency split of a result; "" where it has none."""
     rows: list[list[str]] = []
     for at in reading.points:
@@ -34,8 +34,11 @@ def format_split(reading: Reading) -> str:
         rows += ([[""], [at.name]] if at.name and found else []) + found
     if not rows:
         return ""
-    table = columns([_HEADERS, *rows], "ll" + "r" * (len(_HEADERS) - 2))
-    note = textwrap.wrap(_NOTE, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    others = [row[1:] for row in (_HEADERS, *rows) if len(row) == len(_HEADERS)]
+    of_label = max(MIN_LABEL_COLUMNS, label_room(others, room))
+    body = [[wrap_label(row[0], of_label) if len(row) > 1 else row[0], *row[1:]] for row in rows]
+    table = columns([_HEADERS, *body], "ll" + "r" * (len(_HEADERS) - 2), room=room, lead=2)
+    note = textwrap.wrap(_NOTE, min(room, _WIDTH), subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join(["where a fault's time goes", "", *table, "", *note])
 
 

@@ -1,38 +1,33 @@
 """A result as text for a terminal: the table, and below it what is needed to judge the table.
 
-Under 100 columns whatever the result holds, and safe to print: text from a file of another host
-may not move the cursor. Computes nothing but roundings; the numbers are those of `kvmpc.judge`.
+As wide as a terminal, at most 99 columns, whatever the result holds, and safe to print: text from a
+file of another host may not move the cursor. Computes nothing but roundings; the numbers are those
+of `kvmpc.judge`.
 """
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from itertools import islice
 from typing import Final
 
 from kvmpc.judge.reading import PointReading, Reading
 from kvmpc.judge.rows import Row
 from kvmpc.show.cells import (
+    MAX_COLUMNS,
+    MIN_LABEL_COLUMNS,
     clean,
     columns,
     duration,
+    label_room,
     number,
     percent,
     ratio,
-    widths,
     wrap_label,
 )
 from kvmpc.show.sentences import notes_of
 
-__all__ = [
-    "MAX_COLUMNS",
-    "format_markdown",
-    "format_table",
-    "markdown_table",
-]
-
-MAX_COLUMNS: Final = 99
+__all__ = ["MAX_COLUMNS", "format_markdown", "format_table", "markdown_table"]
 
 _HEADERS: Final = (
     "pager",
@@ -45,17 +40,16 @@ _HEADERS: Final = (
     "CPU s\n/GiB",
     "verified",
 )
-_MIN_PAGER_COLUMNS: Final = 16  # holds fetch=pipelined
 
 
-def format_table(reading: Reading) -> str:
+def format_table(reading: Reading, room: int = MAX_COLUMNS) -> str:
     """Return the table of a result and the notes below it, ending in a newline.
 
     Each point of a sweep has a line that names the options by which it differs, and then its rows;
-    each note is given once.
+    each note is given once. Where `room` is too narrow for all columns, they stand in blocks.
     """
-    notes = (textwrap.fill(note, MAX_COLUMNS, subsequent_indent="  ") for note in notes_of(reading))
-    return "\n".join([_table(reading.points), "", *notes]) + "\n"
+    notes = (textwrap.fill(note, room, subsequent_indent="  ") for note in notes_of(reading))
+    return "\n".join([*_table(reading.points, room), "", *notes]) + "\n"
 
 
 def format_markdown(reading: Reading) -> str:
@@ -82,24 +76,23 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _table(points: Sequence[PointReading]) -> str:
+def _table(points: Sequence[PointReading], room: int) -> list[str]:
     def cells_of(*, with_spread: bool) -> list[list[str]]:
         return [_cells(row, with_spread=with_spread) for at in points for row in at.rows]
 
     cells = cells_of(with_spread=True)
-    if _room_for_pager(cells) < _MIN_PAGER_COLUMNS:
+    if label_room([_HEADERS[1:], *cells], MAX_COLUMNS) < MIN_LABEL_COLUMNS:
         cells = cells_of(with_spread=False)
-    room = max(_MIN_PAGER_COLUMNS, _room_for_pager(cells))
-    labels = [wrap_label(row.label, room) for at in points for row in at.rows]
-    body = [[label, *numbers] for label, numbers in zip(labels, cells, strict=True)]
-    lines = iter(columns([_HEADERS, *body], "l" + "r" * (len(_HEADERS) - 2) + "l"))
+    of_label = max(MIN_LABEL_COLUMNS, label_room([_HEADERS[1:], *cells], room))
+    numbers = iter(cells)
     # One table, so that the columns of all points stand below each other; headings between.
-    said = list(islice(lines, 2))
+    rows: list[Sequence[str]] = [_HEADERS]
     for at in points:
         if at.name:
-            said += ["", *textwrap.wrap(clean(at.name), MAX_COLUMNS, subsequent_indent="  ")]
-        said += islice(lines, len(at.rows))
-    return "\n".join(said)
+            wrapped = textwrap.wrap(clean(at.name), room, subsequent_indent="  ")
+            rows += [[""], ["\n".join(wrapped)]]
+        rows += [[wrap_label(row.label, of_label), *next(numbers)] for row in at.rows]
+    return columns(rows, "l" + "r" * (len(_HEADERS) - 2) + "l", room=room)
 
 
 def _cells(row: Row, *, with_spread: bool) -> list[str]:
@@ -114,8 +107,3 @@ def _cells(row: Row, *, with_spread: bool) -> list[str]:
         number(row.cpu_s_per_gib),
         row.outcome,
     ]
-
-
-def _room_for_pager(cells: Sequence[Sequence[str]]) -> int:
-    separators = 2 * (len(_HEADERS) - 1)
-    return MAX_COLUMNS - separators - sum(widths([_HEADERS[1:], *cells]))
