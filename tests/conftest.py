@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from functools import cache
 
 import pytest
@@ -36,3 +37,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if os.environ.get("KVMPC_REQUIRE_KVM") == "1":
         pytest.fail(f"KVMPC_REQUIRE_KVM=1, but {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """End by saying in one line what was not run, and why: a dot tells nobody what is missing."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ").split("\n")[0]
+        for report in terminalreporter.getreports("skipped")
+        if isinstance(report.longrepr, tuple)
+    )
+    said = [f"{count} ({reason})" for reason, count in reasons.most_common()]
+    if deselected := len(terminalreporter.stats.get("deselected", ())):
+        said.append(f"{deselected} (not selected)")
+    if said:
+        terminalreporter.write_line(f"not run: {', '.join(said)}")
