@@ -68,8 +68,14 @@ _EXIT_CODES: tuple[tuple[type[KvmpcError], int], ...] = (
 
 
 def _speak_up() -> None:
-    """Let a crash say where it was, and let no signal be blocked because the parent had it so."""
+    """Let a crash say where it was, and let no signal be blocked because the parent had it so.
+
+    Where several threads crash at once the words may be cut: fewer vCPUs have fewer threads. A hang
+    says it too, of all threads, when it is ended by SIGQUIT (Ctrl-\\).
+    """
     faulthandler.enable(STDERR, all_threads=False)  # of many, the one that crashed may not be shown
+    if signal.getsignal(signal.SIGQUIT) == signal.SIG_DFL:
+        faulthandler.register(signal.SIGQUIT, STDERR, chain=True)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

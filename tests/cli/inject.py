@@ -75,11 +75,22 @@ def _wrong_tag() -> None:
     _hook(on_supply=lie)
 
 
+# In one thread: a second that crashes before the first has said it ends the process.
+_CRASH = """
+fetch_crash:
+    test r12, r12
+    jnz fetch_now
+    xor eax, eax
+    {instruction}
+    ret
+"""
+
+
 def _crash(instruction: str) -> Callable[[], None]:
     """Return a fault that ends the process in the thread that fetches, in native code."""
 
     def crash(supply: Supply) -> None:
-        extra = (("crash.asm", f"fetch_crash:\n    xor eax, eax\n    {instruction}\n    ret\n"),)
+        extra = (("crash.asm", _CRASH.format(instruction=instruction)),)
         crashing = load(replace(supply.linked_steps(), fetch="fetch_crash"), extra=extra)
         supply.program = lambda: crashing
 

@@ -317,3 +317,20 @@ def test_where_a_crash_can_be_told_to_nobody_it_is_a_crash_all_the_same(kvmpc, t
         ]
     )
     assert process.finish().code == -signal.SIGSEGV
+
+
+def test_a_run_that_is_quit_says_where_each_thread_was(kvmpc):
+    """As one does with a hang."""
+    process = _start_silent(kvmpc)
+    process.send(signal.SIGQUIT)
+    finished = process.finish()
+    assert finished.code == -signal.SIGQUIT
+    assert all(f"in {thread}" in finished.stderr for thread in ("vcpu0", "vcpu2", "reader0.0"))
+    assert "trial/watchdog.py" in finished.stderr
+
+
+def test_a_quit_that_the_parent_had_ignored_stays_ignored(kvmpc):
+    process = _start_endless(kvmpc, before=_ignore(signal.SIGQUIT))
+    process.send(signal.SIGQUIT)
+    process.send(signal.SIGTERM)
+    _stopped(kvmpc, process, signal.SIGTERM)
