@@ -47,6 +47,9 @@ WARM_UP = 60
 
 _SLACK_MAPPINGS = 40
 """Arenas of malloc and cached stacks split and merge; a mapping left a trial is hundreds."""
+_NEVER_TRUE = ("stood-still", "tsc-rate")
+"""Cautions that other load must not bring about; nothing here stops the process."""
+
 _MOST_RSS_GROWTH_BYTES = 32 * MIB
 
 _SPIN = "while os.getppid() == parent:\n for _ in range(100_000): pass"
@@ -147,6 +150,8 @@ class Soak:
                 return f"{result.error!r} where {draw.expected!r} was due"
         elif result.error is not None or result.verified not in ("yes", "zeros"):
             return f"{result.error!r}, verified {result.verified!r}"
+        elif false := [str(one) for one in result.warnings if one.code in _NEVER_TRUE]:
+            return "; ".join(false)
         else:
             self.ends["ok"] += 1
             self.pages += draw.work.expected_pages
