@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -39,6 +40,10 @@ _SYNCHRONOUS = frozenset(
 )
 """What a thread does to itself. Blocked, it ends the process without its handler being run, and so
 without a word (force_sig_info_to_task in kernel/signal.c)."""
+
+_ECHO_S = 0.2
+"""A second one so soon is no second wish: timeout(1), and what forwards a terminal's Ctrl-C, signal
+the process and its group."""
 
 
 class Interrupt:
@@ -74,14 +79,17 @@ def interruptible(told: Callable[[str], None] = lambda _: None) -> Iterator[Inte
     (signal(7); CPython's PyOS_setsig with siginterrupt). Must run in the main thread.
     """
     interrupt = Interrupt()
+    asked = 0.0
 
     def request(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
         del frame
         if interrupt.signal_name is not None:
-            if number in _IMPATIENT:
+            if number in _IMPATIENT and time.monotonic() - asked > _ECHO_S:
                 # Not sys.exit: whatever keeps the first stop from ending could keep this one too.
                 os._exit(in_convention(EXIT_INTERRUPTED))
             return
+        asked = time.monotonic()
         interrupt.signal_name = signal.Signals(number).name
         told(interrupt.signal_name)
 

@@ -197,6 +197,17 @@ def test_a_closed_terminal_ends_a_run_in_order(kvmpc, count):
     _stopped(kvmpc, process, signal.SIGHUP)
 
 
+def test_a_signal_that_comes_twice_is_one_request(kvmpc):
+    """``timeout`` signals its child, and then the group that it is in."""
+    process = _start_endless(kvmpc)
+    # Two numbers: one, sent again before it is handled, would be pending once.
+    process.send(signal.SIGTERM)
+    process.send(signal.SIGINT)
+    finished = process.finish(within_s=BOUND_S)
+    assert finished.code == 130
+    assert "UNFINISHED: this run was stopped" in finished.told
+
+
 def test_a_terminal_that_goes_away_under_a_run_ends_it_in_order(kvmpc):
     """With its bar and its messages: from then on every write to it fails."""
     terminal, end = os.openpty()
