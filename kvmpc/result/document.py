@@ -1,26 +1,27 @@
 """A result as JSON: one document, written in parts, read trusting nothing.
 
-Reading trusts nothing: every field must be there and of its type (a bool is not a number; NaN and
-infinity are refused), and what is wrong is named with its place, such as
-``trials[3].counts.installs``. Keys it does not know are ignored, so that a field can be added
-without a new version; a new version means that an old reader would misread the document. Reading
-fails with ResultFileError.
+Reading trusts nothing: every field must be there, of its type (a bool is not a number; NaN and
+infinity are refused) and within bounds (`kvmpc.result.schema`), and what is wrong is named with its
+place, such as ``trials[3].counts.installs``. Keys it does not know are ignored, so that a field can
+be added without a new version; a new version means that an old reader would misread the document.
+Reading fails with ResultFileError.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import reprlib
 import typing
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from kvmpc.caution import Caution
 from kvmpc.errors import ResultFileError
 from kvmpc.result.files import UnreadableError, read_text
 from kvmpc.result.pager_info import PagerInfo
 from kvmpc.result.records import Point, Profile, Result, Skip, TrialResult
-from kvmpc.result.schema import Mismatch, reader, shown
+from kvmpc.result.schema import Mismatch, not_finite, reader, shown
 
 __all__ = [
     "SCHEMA",
@@ -122,7 +123,7 @@ def from_document(document: object, path: str) -> Result:
     if not isinstance(document, dict) or "schema" not in document:
         raise ResultFileError(path, "JSON, but not a kvmpc result")
     if document["schema"] != SCHEMA:
-        raise ResultFileError(path, f"of schema {document['schema']!r}, not {SCHEMA!r}")
+        raise ResultFileError(path, f"of schema {reprlib.repr(document['schema'])}, not {SCHEMA!r}")
     check_version(document.get("version"), path, newest=VERSION, oldest=_OLDEST)
     try:
         result: Result = reader(Result)(document)
@@ -166,34 +167,43 @@ def _called(path: str) -> str:
     return "standard input" if path == "-" else path or "''"
 
 
-class _NotFinite(ValueError):
-    """A number that JSON can spell in Python's dialect, but that no measurement gives."""
-
-
 def _parse(text: str, path: str) -> object:
     body = text.strip()
     if not body:
         raise ResultFileError(path, "empty")
     try:
-        return json.loads(body, parse_float=_finite, parse_constant=_refuse_constant)
+        return json.loads(body, parse_float=_finite, parse_constant=_finite)
     except json.JSONDecodeError as error:
         if body.startswith("{") and (error.pos >= len(body) or not body.endswith("}")):
             reason = f"cut short: the document does not end after {len(text)} characters"
         else:
             reason = f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
         raise ResultFileError(path, reason) from error
-    except _NotFinite as error:
-        raise ResultFileError(path, f"{error} is not a finite number") from error
-    except (ValueError, RecursionError) as error:  # thousands of digits or of brackets
-        raise ResultFileError(path, f"not a kvmpc result: {error}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise ResultFileError(path, _what_is_absurd(body)) from error
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise _NotFinite(text)
+        raise ValueError(text)
     return number
 
 
-def _refuse_constant(text: str) -> NoReturn:
-    raise _NotFinite(text)
+def _what_is_absurd(body: str) -> str:
+    """Return what is wrong with JSON that is spelled right, but means nothing that was measured."""
+
+    def whole(digits: str) -> float:
+        try:
+            return int(digits)
+        except ValueError:  # thousands of them
+            return math.inf
+
+    try:
+        found = json.loads(body, parse_int=whole)
+        place, number = next(not_finite(found))
+    except json.JSONDecodeError as error:  # as well
+        return f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+    except (RecursionError, MemoryError, StopIteration):
+        return "not a kvmpc result: deeper or longer than can be read"
+    return f"{place.removeprefix('.')}: {shown(number)} is not a finite number"

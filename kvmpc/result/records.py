@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Annotated, Final
 
 from kvmpc.caution import Caution
 from kvmpc.result.pager_info import PagerInfo, pager_of_spelling
+from kvmpc.result.schema import AtLeast
 
 __all__ = [
     "FAILED",
@@ -32,6 +33,10 @@ FAILED: Final = "failed"
 
 PROFILED: Final = -1
 """The round of a trial that was profiled: it gives no rate."""
+
+
+Count = Annotated[int, AtLeast(0)]
+Share = Annotated[float, AtLeast(0)]
 
 
 class Role(Enum):
@@ -57,13 +62,13 @@ class Profile:
     """
 
     event: str
-    frequency_hz: int
-    samples: int
-    modes: Mapping[str, float]
-    roles: Mapping[str, float]
-    spin: Mapping[str, float]
-    irqs_off: Mapping[str, float]
-    top: Mapping[str, float]
+    frequency_hz: Count
+    samples: Count
+    modes: Mapping[str, Share]
+    roles: Mapping[str, Share]
+    spin: Mapping[str, Share]
+    irqs_off: Mapping[str, Share]
+    top: Mapping[str, Share]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,27 +104,27 @@ class TrialResult:
     pager: str
     label: str
     fetches: bool
-    round: int
+    round: Annotated[int, AtLeast(PROFILED)]
     status: str
     error: str | None
     verified: str | None
-    vcpus: int
-    expected_pages: int
+    vcpus: Count
+    expected_pages: Count
     sparse: bool
-    elapsed_ns: int | None
+    elapsed_ns: Count | None
     metrics: Mapping[str, float]
-    counts: Mapping[str, int]
-    histogram_cycles: tuple[tuple[int, int, int], ...]
-    guest_tsc_khz: float | None
+    counts: Mapping[str, Count]
+    histogram_cycles: tuple[tuple[Count, Count, Count], ...]
+    guest_tsc_khz: Annotated[float, AtLeast(1)] | None
     guest_tsc_is_host_tsc: bool | None
     per_vcpu: Mapping[str, tuple[int, ...]]
     per_reader: Mapping[str, tuple[int, ...]]
-    pages_per_node: Mapping[str, int]
+    pages_per_node: Mapping[str, Count]
     warnings: tuple[Caution, ...]
-    point: int = 0
+    point: Count = 0
     kvm_stats: Mapping[str, int] = field(default_factory=dict)
     profile: Profile | None = None
-    timeline: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    timeline: Mapping[str, tuple[Count, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.status not in (OK, FAILED):
@@ -147,7 +152,7 @@ class Point:
 class Skip:
     """A pager that was not measured at a point, because this host cannot: `reason` says why."""
 
-    point: int
+    point: Count
     pager: str
     reason: str
 
