@@ -200,7 +200,7 @@ class OutputFile:
             elif self.is_stdout:
                 write_whole(STDOUT, text.encode())
             elif self._fd is not None:
-                _write_all(self._fd, text.encode())
+                write_whole(self._fd, text.encode())
         except FileExistsError as error:
             allowed = "a file that no other kvmpc has just begun"
             raise UsageError(self.option, self.path, allowed) from error
@@ -338,7 +338,7 @@ def _write_beside(file: str, data: bytes, old: int | None) -> tuple[int, str] | 
     try:
         if old is not None:
             os.fchmod(fd, stat.S_IMODE(os.fstat(old).st_mode))
-        _write_all(fd, data)
+        write_whole(fd, data)
         _sync(fd)  # before the rename: after a crash, the old or the new, not none
     except BaseException as error:
         _discard(fd, temporary)
@@ -360,12 +360,6 @@ def _sync(fd: int) -> None:
     except OSError as error:
         if error.errno in _LOST:
             raise
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
 
 
 def _write_at(fd: int, data: bytes, offset: int) -> None:
