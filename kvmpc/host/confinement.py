@@ -150,8 +150,12 @@ class Confinement:
 def _system_call(call: str) -> str:
     """Return what a filter knows `call` as: of ``vcpu0: UFFDIO_COPY of page 7``, the ioctl."""
     told = call.rpartition(": ")[2]
+    if told.startswith(("a ", "/")):  # not known by its name, or a file that was to be opened
+        return told if told.startswith("a ") else f"to open {told}"
     _, listed, names = told.partition(" (")
-    word = re.split(r"\W", names if listed else told, maxsplit=1)[0]
+    if listed:  # any of these
+        return names.rstrip(")")
+    word = re.split(r"\W", told, maxsplit=1)[0]
     if word.startswith(("KVM_", "UFFDIO_", "USERFAULTFD_")):
         return f"ioctl({word})"
     return word.lower()

@@ -84,7 +84,7 @@ def rehearse(kvm: Kvm, work: Work, pager: Pager, interrupt: Interrupt = NEVER) -
             raise error
         if isinstance(error, OSError):
             number = error.errno or 0
-            error = KernelError(error.filename or "a system call", number, shortage(number))
+            error = KernelError(error.filename or "a call of Python", number, shortage(number))
         if isinstance(error, KernelError):
             raise cannot(error) from error
 

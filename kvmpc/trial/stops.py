@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from kvmpc.caution import Caution
+from kvmpc.errors import KernelError
 from kvmpc.trial.outcome import Finding
 from kvmpc.trial.signals import Interrupt
 
@@ -44,17 +45,22 @@ class _Moment:
 
     @classmethod
     def now(cls, interrupt: Interrupt) -> Self:
+        """Return that of now. Raises: KernelError."""
         waited_ns = _waited_ns()
-        now_ns = time.monotonic_ns()
-        return cls(
-            now_ns=now_ns,
-            # CLOCK_BOOTTIME goes on while the machine is suspended, CLOCK_MONOTONIC does not.
-            suspended_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME) - now_ns,
-            ran_ns=time.thread_time_ns(),
-            waited_ns=waited_ns,
-            sleeps=resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw,
-            continued=interrupt.continued,
-        )
+        try:
+            now_ns = time.monotonic_ns()
+            return cls(
+                now_ns=now_ns,
+                # CLOCK_BOOTTIME goes on while the machine is suspended, CLOCK_MONOTONIC does not.
+                suspended_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME) - now_ns,
+                ran_ns=time.thread_time_ns(),
+                waited_ns=waited_ns,
+                sleeps=resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw,
+                continued=interrupt.continued,
+            )
+        except OSError as error:
+            call = "reading a thread's clocks (clock_gettime, getrusage)"
+            raise KernelError(call, error.errno or 0) from error
 
 
 def _waited_ns() -> int | None:

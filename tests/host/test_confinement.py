@@ -85,7 +85,7 @@ def test_without_proc_nothing_is_made_up(tmp_path: Path) -> None:
         ("madvise(MADV_DONTFORK)", "madvise"),
         ("sched_setaffinity to CPUs [0, 1]", "sched_setaffinity"),
         ("vcpu3: GETRUSAGE", "getrusage"),
-        ("opening the gate (clock_gettime, futex)", "clock_gettime"),
+        ("opening the gate (clock_gettime, futex)", "clock_gettime, futex"),
         ("mprotect", "mprotect"),
     ],
 )
