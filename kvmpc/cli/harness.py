@@ -14,7 +14,7 @@ from functools import wraps
 import click
 
 from kvmpc.cli.output import hand_out
-from kvmpc.errors import HostError, KvmpcError
+from kvmpc.errors import HostError, KvmpcError, broken_install
 from kvmpc.exit_codes import CONVENTIONS, OPTION, VARIABLE, given, in_convention
 
 __all__ = ["Document", "began", "ended_document", "exit_codes", "translated"]
@@ -70,10 +70,11 @@ def _end(document: Document, error: BaseException) -> None:
     from kvmpc.show.cases import End
     from kvmpc.show.formats import format_end
 
+    error = broken_install(error) or error
     if isinstance(error, click.ClickException):
         reason = error.format_message()
-    elif isinstance(error, KvmpcError | OSError):
-        reason = "; ".join(map(str.strip, str(error).splitlines()))
+    elif isinstance(error, KvmpcError | OSError | MemoryError):
+        reason = "; ".join(map(str.strip, str(error).splitlines())) or "out of memory"
     elif isinstance(error, KeyboardInterrupt | click.Abort):
         reason = "interrupted"
     else:

@@ -182,6 +182,16 @@ def test_a_host_that_cannot_is_skipped_with_the_reason(kvmpc):
     assert "remedy: " in record["note"][0]
 
 
+@pytest.mark.kvm
+def test_a_library_that_is_another_is_skipped_with_its_place(kvmpc, tiny):
+    (kvmpc.folder / "keystone.py").write_text("")
+    environment = {"PYTHONPATH": str(kvmpc.folder)}
+    finished = kvmpc("run", "none", *tiny, "--format", "ktap", env=environment)
+    assert finished.code == 3
+    assert finished.stdout.startswith("KTAP version 1\n1..0 # SKIP ")
+    assert str(kvmpc.folder / "keystone.py") in finished.stdout
+
+
 def test_where_json_has_stdout_the_document_is_on_stderr(kvmpc):
     finished = kvmpc(*NO_SUCH_HOST, "--format", "ktap", "--json", "-")
     assert finished.stdout == ""
