@@ -7,7 +7,7 @@ import textwrap
 from kvmpc.judge.reading import Reading
 from kvmpc.judge.rows import usable_profiles
 from kvmpc.result.records import WAITERS, Profile, Role, TrialResult
-from kvmpc.show.cells import MAX_COLUMNS, columns, row_name
+from kvmpc.show.cells import MAX_COLUMNS, clean, columns, row_name
 
 __all__ = ["format_profiles"]
 
@@ -76,7 +76,8 @@ def _notes(trials: list[TrialResult], room: int) -> list[str]:
 
 
 def _wrapped(text: str, room: int) -> list[str]:
-    return textwrap.wrap(text, min(room, _WIDTH), subsequent_indent="  ", break_on_hyphens=False)
+    width = min(room, _WIDTH)
+    return textwrap.wrap(clean(text), width, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _cells(profile: Profile | None, *, clock: bool) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,17 @@ def test_an_absurd_value_is_damage_with_its_place(kvmpc, document, place, spelle
     assert finished.stdout == ""
     assert said in finished.error
     assert len(finished.error) < 500
+
+
+def test_no_text_of_a_profile_moves_the_cursor(kvmpc):
+    text = (RECORDED / "profile.json").read_text()
+    for name in ("event", "text"):
+        text = re.sub(rf'"{name}": "[^"]*"', rf'"{name}": "\\u001b[2J\\ud800"', text)
+    (kvmpc.folder / "odd.json").write_text(text)
+    finished = kvmpc("show", "odd.json")
+    assert finished.code == 0
+    assert "\x1b" not in finished.stdout
+    assert "samples of ?[2J?" in finished.told
 
 
 def test_a_place_moves_no_cursor(kvmpc, document):
