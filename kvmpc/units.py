@@ -36,6 +36,9 @@ What is missing, installed and counted is `Work.unit_bytes`. Source: ``PAGE_SIZE
 MAX_COUNTS = 10_000
 """Numbers that a range may stand for: more is a slip of the pen."""
 
+_MAX_CPUS = 1 << 16
+"""Eight times the largest NR_CPUS, in arch/x86/Kconfig: a list of more is none of CPUs."""
+
 _SIZE_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
 _DURATION_UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 
@@ -114,13 +117,16 @@ def format_wait(seconds: float) -> str:
 
 
 def parse_cpu_list(text: str) -> list[int]:
-    """Return the numbers of a kernel CPU list such as ``0-3,8``.
+    """Return the numbers of a kernel CPU list such as ``0-3,8``; [] where it is none.
 
     Source: Documentation/core-api/printk-formats.rst, "bitmap and its derivatives" (``%*pbl``).
     """
     cpus: list[int] = []
-    for first, last in re.findall(r"([0-9]+)(?:-([0-9]+))?", text):
-        cpus.extend(range(int(first), int(last or first) + 1))
+    for word in text.split(","):
+        match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", word.strip())
+        if match is None or len(cpus) > _MAX_CPUS:
+            return []
+        cpus.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
     return cpus
 
 

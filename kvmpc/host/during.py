@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-from kvmpc.host.files import entries, read_int, read_text
+from kvmpc.host.files import entries, read_int, read_text, whole
 
 __all__ = ["HostWatch"]
 
@@ -82,11 +82,9 @@ class HostWatch:
         busy = steal = 0
         seen = 0
         for line in (read_text(self._root / "proc/stat") or "").splitlines():
-            name, *words = line.split()
-            if not name.startswith("cpu") or not name[3:].isdecimal() or len(words) < 8:
-                continue
-            if int(name[3:]) in self._cpus:
-                ticks = [int(word) for word in words[:8]]
+            name, *words = line.split() or [""]
+            ticks = [ticks for word in words[:8] if (ticks := whole(word)) is not None]
+            if name.startswith("cpu") and whole(name[3:]) in self._cpus and len(ticks) == 8:
                 busy += sum(ticks[:3]) + sum(ticks[5:7])
                 steal += ticks[7]
                 seen += 1

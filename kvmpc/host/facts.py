@@ -18,7 +18,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kvmpc.host.files import Cgroups, entries, read_fields, read_int, read_meminfo_bytes, read_text
+from kvmpc.host.files import (
+    Cgroups,
+    entries,
+    read_fields,
+    read_int,
+    read_meminfo_bytes,
+    read_text,
+    whole,
+)
 from kvmpc.host.headroom import LOAD_NAMES, allowed_cpus, read_load
 from kvmpc.units import format_cpu_list, parse_cpu_list
 
@@ -168,7 +176,7 @@ def _cpu(root: Path) -> dict[str, object | None]:
     allowed = allowed_cpus()
     flags = info["flags"].split() if "flags" in info else None
     sockets = _package_count(system / "cpu", online)
-    cores = info.get("cpu cores", "")  # of one package
+    cores = whole(info.get("cpu cores"))  # of one package
     siblings = (
         read_text(system / f"cpu/cpu{online[0]}/topology/thread_siblings_list") if online else None
     )
@@ -191,7 +199,7 @@ def _cpu(root: Path) -> dict[str, object | None]:
         "allowed": format_cpu_list(allowed),
         "allowed_count": len(allowed),
         "sockets_count": sockets,
-        "cores_count": int(cores) * sockets if sockets and cores.isdecimal() else None,
+        "cores_count": cores * sockets if sockets and cores is not None else None,
         "threads_per_core": len(parse_cpu_list(siblings)) if siblings else None,
         "numa_nodes": nodes or None,
         # Source: arch/x86/include/asm/cpufeatures.h; "hypervisor" = this host is itself a VM.
@@ -311,7 +319,7 @@ def _memory(root: Path) -> dict[str, object | None]:
     info = read_meminfo_bytes(root / "proc/meminfo")
     swap, free = info.get("SwapTotal"), info.get("SwapFree")
     pressure = read_text(root / "proc/pressure/memory") or ""
-    avg60 = re.search(r"^some .*avg60=([0-9.]+)", pressure)
+    avg60 = re.search(r"^some .*avg60=([0-9]{1,9}\.[0-9]{1,9})\b", pressure)
     return {
         "total_bytes": info.get("MemTotal"),
         "available_bytes": info.get("MemAvailable"),

@@ -20,6 +20,7 @@ __all__ = [
     "read_int",
     "read_meminfo_bytes",
     "read_text",
+    "whole",
 ]
 
 _NO_LIMIT_BYTES = 1 << 62
@@ -38,10 +39,15 @@ def read_text(path: Path, limit_bytes: int = -1) -> str | None:
         return None
 
 
+def whole(text: str | None) -> int | None:
+    """Return the decimal number that `text` is, or None; kernels write up to 64 bits."""
+    number = int(text) if text is not None and re.fullmatch(r"-?[0-9]{1,20}", text) else None
+    return number if number is not None and abs(number) < 1 << 64 else None
+
+
 def read_int(path: Path) -> int | None:
     """Return the file's only decimal number, or None (also for ``max``)."""
-    text = read_text(path)
-    return int(text) if text is not None and re.fullmatch(r"-?[0-9]+", text) else None
+    return whole(read_text(path))
 
 
 def read_fields(path: Path, separator: str | None = ":", limit_bytes: int = -1) -> dict[str, str]:
@@ -60,7 +66,7 @@ def read_meminfo_bytes(path: Path) -> dict[str, int]:
     Source: Documentation/filesystems/proc.rst, "meminfo".
     """
     lines = re.findall(
-        r"^(?:Node \d+ )?(\S+): +(\d+) kB$", read_text(path) or "", re.MULTILINE | re.ASCII
+        r"^(?:Node \d+ )?(\S+): +(\d{1,15}) kB$", read_text(path) or "", re.MULTILINE | re.ASCII
     )
     return {field: int(kib) * 1024 for field, kib in lines}
 
@@ -150,8 +156,7 @@ class Cgroups:
             if not usable or used is None:
                 continue
             stat = read_fields(group / "memory.stat", separator=None)
-            cache = stat.get("total_inactive_file", stat.get("inactive_file", "0"))
-            dropped = int(cache) if cache.isdecimal() else 0
+            dropped = whole(stat.get("total_inactive_file", stat.get("inactive_file"))) or 0
             found.append(Usage(min(usable), max(0, used - dropped)))
         return found
 
@@ -177,9 +182,10 @@ class Cgroups:
             if not quota:
                 quota = read_text(group / "cpu.cfs_quota_us") or ""
                 period = read_text(group / "cpu.cfs_period_us") or ""
-            # "max" in v2 and -1 in v1 are no quota; neither is decimal digits
-            if quota.isdecimal() and period.isdecimal() and int(period):
-                quotas.append(int(quota) / int(period))
+            cpu_us, of_us = whole(quota), whole(period)
+            # "max" in v2 and -1 in v1 are no quota
+            if cpu_us is not None and cpu_us >= 0 and of_us:
+                quotas.append(cpu_us / of_us)
         return min(quotas, default=None)
 
     def cpuset(self) -> dict[str, str]:

@@ -17,7 +17,15 @@ from pathlib import Path
 
 from kvmpc.errors import HostError, describe_errno
 from kvmpc.host.confinement import Confinement, either
-from kvmpc.host.files import Cgroups, entries, read_fields, read_int, read_meminfo_bytes, read_text
+from kvmpc.host.files import (
+    Cgroups,
+    entries,
+    read_fields,
+    read_int,
+    read_meminfo_bytes,
+    read_text,
+    whole,
+)
 from kvmpc.units import KIB, MIB
 
 __all__ = [
@@ -140,7 +148,7 @@ def _own_limit(root: Path, row: str, *, hard: bool = False) -> int | None:
     limits = read_text(root / "proc/self/limits") or ""
     found = re.search(rf"^{row} +(\S+) +(\S+)", limits, re.MULTILINE)
     value = found[2 if hard else 1] if found else ""
-    return int(value) if value.isdecimal() else None
+    return whole(value)
 
 
 def exhausted(wanted_bytes: int = 0, root: Path = _ROOT) -> list[Limit]:
@@ -226,7 +234,7 @@ def read_load(root: Path = _ROOT) -> dict[str, int | float]:
 
     Source: Documentation/filesystems/proc.rst, "loadavg"; proc(5), /proc/loadavg.
     """
-    form = r"([\d.]+) ([\d.]+) ([\d.]+) (\d+)/(\d+) "
+    form = r"(\d{1,9}\.\d{1,9}) (\d{1,9}\.\d{1,9}) (\d{1,9}\.\d{1,9}) (\d{1,18})/(\d{1,18}) "
     match = re.match(form, read_text(root / "proc/loadavg") or "", re.ASCII)
     if match is None:
         return {}
@@ -258,5 +266,5 @@ def _user_thread_headroom(root: Path) -> int | None:
     for process in entries(root / "proc", r"[0-9]+$"):
         status = read_fields(process / "status")
         if status.get("Uid", "").split()[:1] == uid:
-            running += int(status.get("Threads", "0"))
+            running += whole(status.get("Threads")) or 0
     return limit - running
