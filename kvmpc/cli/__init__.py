@@ -91,13 +91,13 @@ def _run() -> int:
     try:
         with ended_document() as document:
             result = cli.main(standalone_mode=False, obj=document)
-    except SystemExit as left:  # a command that has said all
-        return left.code if isinstance(left.code, int) else EXIT_FAILED
+    except SystemExit as left:  # of click, whose 1 is ours for a regression
+        return EXIT_USAGE if left.code else EXIT_OK
     except click.exceptions.Abort:
         return EXIT_INTERRUPTED
     except click.ClickException as error:
         error.show()
-        return EXIT_USAGE  # whatever click thinks: its 1 is ours for a regression
+        return EXIT_USAGE  # whatever click thinks
     except KvmpcError as error:
         say(f"kvmpc: {error}", err=True)
         return next(code for family, code in _EXIT_CODES if isinstance(error, family))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from kvmpc.cli.options import format_option, refuse_stdin_twice
@@ -179,6 +177,6 @@ def check(
     for warning in check_warnings(found, old, new):
         say(warning, err=True)
     if found.red is regression.Status.WORSE:
-        sys.exit(EXIT_REGRESSION)
+        raise click.exceptions.Exit(EXIT_REGRESSION)
     if found.red is regression.Status.FAILED:
-        sys.exit(EXIT_FAILED)
+        raise click.exceptions.Exit(EXIT_FAILED)

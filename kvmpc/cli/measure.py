@@ -131,7 +131,7 @@ def _measure(
     if stopped is not None:
         raise stopped
     if any(trial.status != "ok" for trial in result.trials):
-        sys.exit(EXIT_FAILED)
+        raise click.exceptions.Exit(EXIT_FAILED)
 
 
 def _run(

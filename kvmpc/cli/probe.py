@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import click
 
@@ -35,4 +34,4 @@ def probe(as_json: bool) -> None:
         say(f"{probed.needed_for} cannot run here: {probed.name}: {probed.detail}", err=True)
         say(f"  remedy: {probed.remedy}", err=True)
     if missing:
-        sys.exit(EXIT_HOST)
+        raise click.exceptions.Exit(EXIT_HOST)
