@@ -11,10 +11,14 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from kvmpc.result.streams import STDERR, STDIN, STDOUT, write_whole
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 __all__ = ["Stream", "standard_streams", "stderr", "stdout"]
 
@@ -23,6 +27,21 @@ _PATIENCE_S = 5.0
 
 _NOBODY = (errno.EPIPE, errno.EBADF)
 """The reader has left, or there was none from the start (``>&-``)."""
+
+
+class _Bytes(io.RawIOBase):
+    """Bytes to whoever takes them."""
+
+    def __init__(self, put: Callable[[bytes], None]) -> None:
+        self._put = put
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: ReadableBuffer) -> int:
+        raw = bytes(data)
+        self._put(raw)
+        return len(raw)
 
 
 class Stream(io.TextIOBase):
@@ -58,12 +77,17 @@ class Stream(io.TextIOBase):
         self._put(text.encode(self.encoding, self.errors), wait_s)
         return len(text)
 
+    @property
+    def buffer(self) -> _Bytes:
+        """Where click writes bytes, such as a shell's completion."""
+        return _Bytes(self._put)
+
     def hand_out(self, text: str) -> None:
         """Write a document: in UTF-8, and if it does not arrive whole, `failure` says so."""
         self._document = True
         self._put(text.encode("utf-8", self.errors), None)
 
-    def _put(self, data: bytes, wait_s: float | None) -> None:
+    def _put(self, data: bytes, wait_s: float | None = None) -> None:
         if self._lost and self._patience_s is None:
             return  # not with a hole in it
         try:

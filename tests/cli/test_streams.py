@@ -195,3 +195,10 @@ def test_a_slow_reader_of_a_pipe_that_does_not_block_gets_everything(kvmpc, docu
     os.close(reader)
     assert finished.code == 0
     assert b"".join(parts).decode() == expected
+
+
+def test_a_shell_gets_its_completion(kvmpc):
+    finished = kvmpc(env={"_KVMPC_COMPLETE": "bash_source"})
+    assert finished.code == 0
+    assert "_kvmpc_completion()" in finished.stdout
+    assert kvmpc("probe", env={"_KVMPC_COMPLETE": "nonsense"}).code == 2
