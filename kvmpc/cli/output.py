@@ -7,6 +7,7 @@ nothing: the work goes on, and `true_code` decides what the exit code has to say
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -106,7 +107,7 @@ def _left(left_s: float | None) -> str:
 def columns_of(stream: Stream) -> int:
     """Return how wide the terminal of `stream` is now: COLUMNS, else what it says, else 80."""
     told = os.environ.get("COLUMNS", "")
-    if told.isdecimal() and int(told):
+    if re.fullmatch("[1-9][0-9]{0,4}", told):
         return int(told)
     try:
         found = os.get_terminal_size(stream.fileno()).columns

@@ -47,7 +47,7 @@ def test_every_reader_names_the_place_of_an_absurd_number(kvmpc, document, comma
     (kvmpc.folder / "odd.json").write_text(text)
     finished = kvmpc(*command, env={"KVMPC_BASELINES": str(kvmpc.folder / "kept")})
     assert finished.code == 2
-    assert finished.stdout == ""
+    assert finished.stdout == "" or "ktap" in command
     assert "odd.json: during.steal_cpu_s: 1000" in finished.error
     assert "is not a number below 2**64" in finished.error
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -196,24 +194,3 @@ def test_a_drawing_library_that_does_not_load_is_what_this_host_cannot(kvmpc):
     assert "matplotlib, which draws the charts, does not load: UnicodeDecodeError" in finished.error
     assert "remedy: " in finished.error
     assert not (kvmpc.folder / "p.html").exists()
-
-
-@pytest.mark.kvm
-@pytest.mark.parametrize("command", ["run none", "probe"])
-def test_a_source_tree_that_is_not_installed_says_so(tmp_path, command):
-    """Its guest/ is where only an installation finds it."""
-    (tmp_path / "kvmpc").symlink_to(TREE / "kvmpc")
-    for name in ("click", "tabulate", "keystone"):
-        found = importlib.util.find_spec(name)
-        assert found is not None
-        assert found.origin is not None
-        (tmp_path / name).symlink_to(Path(found.origin).parent)
-    done = subprocess.run(
-        [sys.executable, "-S", "-m", "kvmpc", *command.split()],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr
-    assert done.returncode == 3
-    assert "is not installed" in done.stdout + done.stderr
-    assert "pip install -e ." in done.stdout + done.stderr

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,8 @@ NOT_THERE = [
     (errno.ENOLCK, ("flock",)),
 ]
 """What file systems and sandboxes do without, and what they answer then."""
+
+needs_report = pytest.mark.skipif(find_spec("matplotlib") is None, reason="needs kvmpc[report]")
 
 
 @pytest.fixture
@@ -77,6 +80,7 @@ def test_a_file_is_written_without_what_the_file_system_lacks(
     _check(command, path)
 
 
+@needs_report
 def test_a_page_is_written_where_nothing_can_be_renamed(kvmpc, writers):
     path, arguments = writers["report"]
     finished = kvmpc(*arguments, within=refusing(errno.EBUSY, *RENAMES))
@@ -85,7 +89,7 @@ def test_a_page_is_written_where_nothing_can_be_renamed(kvmpc, writers):
 
 
 @pytest.mark.kvm
-@pytest.mark.parametrize("command", ["run", "report", "save"])
+@pytest.mark.parametrize("command", ["run", pytest.param("report", marks=needs_report), "save"])
 def test_a_file_in_a_folder_that_takes_no_new_ones_is_written(
     kvmpc, writers, without_capabilities, command
 ):
