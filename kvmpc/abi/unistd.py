@@ -20,11 +20,13 @@ __all__ = [
     "SYS_process_vm_readv",
     "SYS_process_vm_writev",
     "SYS_read",
+    "SYS_rt_sigaction",
     "SYS_tgkill",
     "SYS_userfaultfd",
 ]
 
 SYS_read = 0
+SYS_rt_sigaction = 13
 SYS_ioctl = 16
 SYS_getrusage = 98
 SYS_gettid = 186

@@ -31,6 +31,7 @@ __all__ = [
     "open_fd",
     "read_own_memory",
     "set_affinity",
+    "set_native_handler",
     "set_thread_name",
     "set_timer_slack_ns",
     "share_heap",
@@ -65,6 +66,7 @@ _munmap = _prototype("munmap", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
 _mprotect = _prototype("mprotect", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _madvise = _prototype("madvise", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _mincore = _prototype("mincore", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+_sigaction = _prototype("sigaction", ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 _prctl = _prototype("prctl", ctypes.c_int, ctypes.c_int, *[ctypes.c_ulong] * 4)
 _syscall = _prototype("syscall", ctypes.c_long, ctypes.c_long, *[ctypes.c_long] * 6)
 
@@ -260,6 +262,27 @@ def share_heap() -> None:
     """
     if hasattr(_libc, "mallopt"):
         _prototype("mallopt", ctypes.c_int, ctypes.c_int, ctypes.c_int)(_M_ARENA_MAX, 1)
+
+
+class _SigAction(ctypes.Structure):
+    """libc's, which knows how to return from a handler. Source: bits/sigaction.h."""
+
+    _fields_ = (
+        ("handler", ctypes.c_void_p),
+        ("mask", ctypes.c_uint64 * 16),
+        ("flags", ctypes.c_int),
+        ("restorer", ctypes.c_void_p),
+    )
+
+
+def set_native_handler(signal_number: int, address: int) -> None:
+    """Let native code at `address` handle a signal, in whichever thread; it must stay there.
+
+    Raises: KernelError.
+    """
+    action = _SigAction(handler=address)
+    if _sigaction(signal_number, ctypes.addressof(action), None) < 0:
+        raise _failed("sigaction")
 
 
 def thread_id() -> int:

@@ -37,6 +37,7 @@ _FILES = (
     "wake",
     "fill",
     "stamp",
+    "crash",
 )
 
 _CALL = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p)

@@ -15,7 +15,7 @@ from typing import Self
 from kvmpc import __version__
 from kvmpc.host.facts import collect
 from kvmpc.kernel.kvm import Kvm
-from kvmpc.trial.signals import Interrupt, interruptible
+from kvmpc.trial.signals import Interrupt, hold_crashes, interruptible
 
 __all__ = ["RunFacts", "Session"]
 
@@ -52,6 +52,7 @@ class Session:
         Raises: HostError.
         """
         with interruptible(told) as interrupt, Kvm() as kvm:
+            hold_crashes()
             facts = RunFacts(
                 tool_version=__version__,
                 command=tuple(command),

@@ -8,6 +8,7 @@ Source: glibc's manual, Basic Signal Handling; sigaction(2), SA_NOCLDWAIT.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import time
@@ -18,8 +19,11 @@ from typing import Any
 
 from kvmpc.errors import Interrupted
 from kvmpc.exit_codes import EXIT_INTERRUPTED, in_convention
+from kvmpc.kernel import syscalls
+from kvmpc.loops.program import load
+from kvmpc.loops.steps import Steps
 
-__all__ = ["KICK_SIGNAL", "NEVER", "Interrupt", "block_signals", "interruptible"]
+__all__ = ["KICK_SIGNAL", "NEVER", "Interrupt", "block_signals", "hold_crashes", "interruptible"]
 
 KICK_SIGNAL = signal.SIGURG
 """Sent to a thread to make its system call return EINTR. Nothing else in kvmpc uses it.
@@ -110,6 +114,20 @@ def interruptible(told: Callable[[str], None] = lambda _: None) -> Iterator[Inte
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def hold_crashes() -> None:
+    """Let the first thread that crashes say so to its end, where `faulthandler` is on.
+
+    A loop that is wrong is so for all its vCPUs: many threads crash at once. Raises: HostError.
+    """
+    if not faulthandler.is_enabled():
+        return
+    faulthandler.disable()
+    address = load(Steps()).address("hold_crash")
+    for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
+        syscalls.set_native_handler(number, address)
+    faulthandler.enable(2, all_threads=False)  # it goes before those, and hands over to them
 
 
 @contextmanager

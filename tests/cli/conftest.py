@@ -173,10 +173,20 @@ class Cli:
         """Return what `--json` wrote to the usual file."""
         return load(str(self.json))
 
+    @staticmethod
+    def text_of(path: Path) -> str:
+        """Return what a file holds, nothing where there is none: it may come and go meanwhile."""
+        with suppress(FileNotFoundError):
+            return path.read_text()
+        return ""
+
     def wait_for_json(self, process: Process) -> None:
-        """Wait until the result file is there: then signals are handled and trials begin."""
+        """Wait until there is a result in its file: then signals are handled and trials begin.
+
+        It is made, and taken back, before: to see whether it can be.
+        """
         deadline = time.monotonic() + _HANG_S
-        while not self.json.exists():
+        while not self.text_of(self.json):
             assert process.popen.poll() is None, process.popen.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.002)

@@ -75,11 +75,8 @@ def _wrong_tag() -> None:
     _hook(on_supply=lie)
 
 
-# In one thread: a second that crashes before the first has said it ends the process.
 _CRASH = """
 fetch_crash:
-    test r12, r12
-    jnz fetch_now
     xor eax, eax
     {instruction}
     ret
@@ -87,7 +84,7 @@ fetch_crash:
 
 
 def _crash(instruction: str) -> Callable[[], None]:
-    """Return a fault that ends the process in the thread that fetches, in native code."""
+    """Return a fault that ends the process in all threads that fetch, in native code."""
 
     def crash(supply: Supply) -> None:
         extra = (("crash.asm", _CRASH.format(instruction=instruction)),)

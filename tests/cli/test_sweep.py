@@ -83,7 +83,7 @@ def test_a_sweep_that_was_killed_goes_on_and_loses_at_most_the_running_trial(kvm
             assert time.monotonic() < deadline
             assert process.popen.poll() is None, process.popen.communicate()
             # Whoever reads meanwhile may meet it half written; its lines are what counts here.
-            lines = path.read_text().count('\n{"pager"') if path.exists() else 0
+            lines = kvmpc.text_of(path).count('\n{"pager"')
             if lines >= seen + 5:
                 break
             time.sleep(0.01)
@@ -133,7 +133,7 @@ def test_two_sweeps_do_not_write_to_one_file(kvmpc, spec):
     name = spec(LONG)
     process = kvmpc.start("sweep", name, "--yes")
     deadline = time.monotonic() + 30
-    while not (kvmpc.folder / "s.json").exists():
+    while not kvmpc.text_of(kvmpc.folder / "s.json"):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     second = kvmpc("sweep", name, "--resume", "--yes")

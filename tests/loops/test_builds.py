@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import keystone
 import pytest
 
-from kvmpc.errors import KernelError
+from kvmpc.errors import HostError, KernelError
 from kvmpc.kernel import syscalls
 from kvmpc.loops.program import NativeProgram, build, load, read_sources
 from kvmpc.loops.records import FillRecord, Return, SharedRecord
@@ -308,7 +308,7 @@ def test_code_that_cannot_be_made_executable_is_unmapped(monkeypatch: pytest.Mon
     monkeypatch.setattr(
         syscalls.Mapping, "close", lambda self: (closed.append(self.address), close(self))
     )
-    with pytest.raises(KernelError, match="mprotect"):
+    with pytest.raises(HostError, match="mprotect"):
         NativeProgram(build(Steps()))
     assert closed == seen
 
