@@ -22,8 +22,9 @@ LONG = (
 )  # fmt: skip
 
 
-def _wait_until_measuring(process):
+def _wait_until_measuring(kvmpc, process):
     """Wait until vCPU 0 has its first pages: it has slept for each of them."""
+    kvmpc.wait_for_json(process)  # before it there are smaller trials, which end meanwhile
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for task in Path(f"/proc/{process.pid}/task").iterdir():
@@ -58,7 +59,7 @@ def freezer():
 @pytest.mark.parametrize("spec", ["uffd", "exit"])
 def test_a_stop_within_a_trial_is_said_and_the_watchdog_bears_with_it(kvmpc, spec):
     process = kvmpc.start("run", spec, *LONG, "--json", str(kvmpc.json))
-    _wait_until_measuring(process)
+    _wait_until_measuring(kvmpc, process)
     process.send(signal.SIGSTOP)
     time.sleep(STOPPED_S)
     process.send(signal.SIGCONT)
@@ -70,7 +71,7 @@ def test_a_stop_within_a_trial_is_said_and_the_watchdog_bears_with_it(kvmpc, spe
 
 def test_a_stop_too_short_to_be_seen_otherwise_is_said_because_it_was_ended(kvmpc):
     process = kvmpc.start("run", "exit", *LONG, "--json", str(kvmpc.json))
-    _wait_until_measuring(process)
+    _wait_until_measuring(kvmpc, process)
     process.send(signal.SIGSTOP)
     process.send(signal.SIGCONT)
     assert process.finish().code == 0
@@ -79,7 +80,7 @@ def test_a_stop_too_short_to_be_seen_otherwise_is_said_because_it_was_ended(kvmp
 
 def test_a_frozen_cgroup_is_said_though_nothing_tells_of_its_end(kvmpc, freezer):
     process = kvmpc.start("run", "uffd", *LONG, "--json", str(kvmpc.json))
-    _wait_until_measuring(process)
+    _wait_until_measuring(kvmpc, process)
     (freezer / "cgroup.procs").write_text(str(process.pid))
     (freezer / "cgroup.freeze").write_text("1")
     time.sleep(STOPPED_S)
