@@ -87,6 +87,7 @@ def test_threads_memory_and_idle_states_are_as_asked_while_it_runs(kvmpc):
 @pytest.mark.skipif(len(ALLOWED) < 2, reason="needs two CPUs")
 def test_a_thread_that_somebody_moves_away_is_a_caution(kvmpc):
     process = kvmpc.start("run", "uffd", *SLOW, "--pin", "--cpus", LAST, "--json", str(kvmpc.json))
+    kvmpc.wait_for_json(process)
     deadline = time.monotonic() + 10
     while _allowed_lists(process.pid)[LAST] < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
