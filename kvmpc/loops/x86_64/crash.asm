@@ -14,13 +14,9 @@ hold_crash:
     xor r10d, r10d
     mov eax, SYS_CLOCK_NANOSLEEP
     SYSCALL
-    mov qword ptr [rsp], 0                  ; the kernel's sigaction: SIG_DFL, and no more
-    mov qword ptr [rsp + 8], 0
-    mov qword ptr [rsp + 16], 0
-    mov qword ptr [rsp + 24], 0
+    mov qword ptr [rsp], 0                  ; the kernel's sigaction: SIG_DFL, no flags; rdx: the old one
     mov edi, ebx
     mov rsi, rsp
-    xor edx, edx
     mov r10d, 8                             ; bytes of a set of signals
     mov eax, SYS_RT_SIGACTION
     SYSCALL
