@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
 
+from kvmpc.abi import clock
 from kvmpc.kernel import syscalls
 from kvmpc.loops.program import NativeProgram, build
+from kvmpc.loops.records import ResolverRecord
 from kvmpc.loops.steps import Steps
+from tests.fakes.scripted import ScriptedKernel
 
 _HELD, _NOT_HELD = 1, 2
 
@@ -34,3 +38,11 @@ def test_a_signal_is_held_once_and_then_has_its_default_action() -> None:
     assert os.WIFSIGNALED(status), f"exit code {os.waitstatus_to_exitcode(status)}"
     assert os.WTERMSIG(status) == signal.SIGUSR1
     program.close()
+
+
+def test_it_sleeps_and_then_takes_itself_away(kernel: ScriptedKernel) -> None:
+    record = ResolverRecord()
+    number = ctypes.addressof(record) & 0xFFFFFFFF  # what is called is handed its record there
+    kernel.expect("clock_nanosleep", clock.CLOCK_MONOTONIC, 0, ..., 0)
+    kernel.expect("rt_sigaction", number, ..., ..., 8)
+    kernel.run("hold_crash", record)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.fakes.scripted import instrumented, unreached
 
-SUITE = ("test_entry.py", "test_gate.py", "test_reader_loop.py", "test_resolve.py")
+SUITE = ("test_crash.py", "test_entry.py", "test_gate.py", "test_reader_loop.py", "test_resolve.py")
 SUITE += ("test_stamps.py", "test_vcpu_loop.py")
 
 
