@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kvmpc.run.rehearsal import PAGES
+
 from .kernels import Kernel
 from .machine import PROBES, Boot, Job
 
@@ -140,7 +142,7 @@ def _cell_record(
         "exits": {},
         "returns": None,
         "calls_per_page": {
-            name: round(report["calls"][name] / cell.pages, 3)
+            name: round(report["calls"][name] / (cell.pages + PAGES), 3)
             for name in PROBES
             if name in report["calls"] and name not in absent
         },
@@ -236,13 +238,14 @@ def surprises(mmu: str, cell: Mapping[str, Any]) -> list[str]:
     for probe, calls in zip(PROBES, _CALLS_OF_ONE_PAGE[key], strict=True):
         if probe not in cell["calls"]:
             continue
-        seen, least = cell["calls"][probe], calls * pages
+        # A trial is rehearsed first, on a guest of one vCPU.
+        seen, least = cell["calls"][probe], calls * (pages + PAGES)
         if key == "none,host=populated" and mmu != "tdp":
             least //= _PREFETCHED
         # A vCPU that is woken, and finds its page gone on, asks again: never less, little more.
         most = least + pages // 20 + 8
         if probe == "kvm_mmu_page_fault":
-            most += _NOISE_PER_VCPU * cell["vcpus"]
+            most += _NOISE_PER_VCPU * (cell["vcpus"] + 1)
         if not least <= seen <= most:
             found.append(f"{seen} calls of {probe}, not {least} to {most} ({calls} a page)")
     return found
