@@ -124,7 +124,8 @@ def standard_streams() -> Iterator[None]:
         try:
             os.fstat(fd)
         except OSError:
-            placeholder = os.open(os.devnull, os.O_WRONLY if fd == STDIN else os.O_RDONLY)
+            # Not /dev/null, which a bare chroot may lack. Source: open(2), O_PATH.
+            placeholder = os.open("/", os.O_PATH)
             if placeholder != fd:
                 os.dup2(placeholder, fd)
                 os.close(placeholder)

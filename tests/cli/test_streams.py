@@ -111,6 +111,14 @@ def test_a_run_goes_on_though_the_terminal_of_its_bar_hangs_up(kvmpc):
     assert finished.cells("uffd")[-1] == "yes"
 
 
+@pytest.mark.parametrize("outcome", OUTCOMES)
+@pytest.mark.parametrize("stream", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_needs_no_dev_null(kvmpc, with_dev, stream, outcome):
+    code, arguments = OUTCOMES[outcome]
+    within = [*with_dev("rm /dev/null"), "sh", "-c", f'exec "$@" {stream}', "sh"]
+    assert kvmpc(*arguments, within=within).code == code
+
+
 @pytest.mark.kvm
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
 def test_what_a_run_opens_does_not_take_the_place_of_a_closed_stream(kvmpc, tiny, closed):
