@@ -13,7 +13,7 @@ import click
 
 from kvmpc import __version__
 from kvmpc.cli.check import baseline, check
-from kvmpc.cli.harness import ended_document, exit_codes, translated
+from kvmpc.cli.harness import ended_document, exit_codes
 from kvmpc.cli.measure import compare, run, sweep
 from kvmpc.cli.output import say, true_code
 from kvmpc.cli.probe import probe
@@ -21,7 +21,14 @@ from kvmpc.cli.report import report
 from kvmpc.cli.show import show
 from kvmpc.cli.streams import standard_streams
 from kvmpc.errors import HostError, Interrupted, KvmpcError, UsageError, broken_install
-from kvmpc.exit_codes import EXIT_FAILED, EXIT_HOST, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from kvmpc.exit_codes import (
+    EXIT_FAILED,
+    EXIT_HOST,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    in_convention,
+)
 from kvmpc.result.streams import STDERR
 
 __all__ = ["cli", "main"]
@@ -70,8 +77,7 @@ _EXIT_CODES: tuple[tuple[type[KvmpcError], int], ...] = (
 def _speak_up() -> None:
     """Let a crash say where it was, and let no signal be blocked because the parent had it so.
 
-    Where several threads crash at once the words may be cut: fewer vCPUs have fewer threads. A hang
-    says it too, of all threads, when it is ended by SIGQUIT (Ctrl-\\).
+    A hang says it too, of all threads, when it is ended by SIGQUIT (Ctrl-\\).
     """
     faulthandler.enable(STDERR, all_threads=False)  # of many, the one that crashed may not be shown
     if signal.getsignal(signal.SIGQUIT) == signal.SIG_DFL:
@@ -79,12 +85,11 @@ def _speak_up() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-@translated
 def main() -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line and return its exit code, in the convention that was asked for."""
     with standard_streams():
         _speak_up()
-        return true_code(_run())
+        return in_convention(true_code(_run()))
 
 
 def _run() -> int:

@@ -6,18 +6,17 @@ there, too, and not on stderr alone; also where the command line could not even 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 
 import click
 
 from kvmpc.cli.output import hand_out
 from kvmpc.errors import HostError, KvmpcError, broken_install
-from kvmpc.exit_codes import CONVENTIONS, OPTION, VARIABLE, given, in_convention
+from kvmpc.exit_codes import CONVENTIONS, OPTION, VARIABLE, given
 
-__all__ = ["Document", "began", "ended_document", "exit_codes", "translated"]
+__all__ = ["Document", "began", "ended_document", "exit_codes"]
 
 
 exit_codes = click.option(
@@ -28,16 +27,6 @@ exit_codes = click.option(
     expose_value=False,
     help="Exit as this harness wants it: pass, fail, skip and error in its own codes.",
 )
-
-
-def translated(main: Callable[[], int]) -> Callable[[], int]:
-    """Make `main` return the exit code of the convention that was asked for."""
-
-    @wraps(main)
-    def translating() -> int:
-        return in_convention(main())
-
-    return translating
 
 
 @dataclass

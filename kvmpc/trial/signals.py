@@ -22,6 +22,7 @@ from kvmpc.exit_codes import EXIT_INTERRUPTED, in_convention
 from kvmpc.kernel import syscalls
 from kvmpc.loops.program import load
 from kvmpc.loops.steps import Steps
+from kvmpc.result.streams import STDERR
 
 __all__ = ["KICK_SIGNAL", "NEVER", "Interrupt", "block_signals", "hold_crashes", "interruptible"]
 
@@ -127,7 +128,7 @@ def hold_crashes() -> None:
     address = load(Steps()).address("hold_crash")
     for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
         syscalls.set_native_handler(number, address)
-    faulthandler.enable(2, all_threads=False)  # it goes before those, and hands over to them
+    faulthandler.enable(STDERR, all_threads=False)  # it goes before those, and hands over to them
 
 
 @contextmanager

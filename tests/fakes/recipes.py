@@ -29,7 +29,7 @@ STAND_IN = f"""#!{sys.executable}
 import os, signal, sys
 from pathlib import Path
 from kvmpc.cli import main
-from kvmpc.cli.harness import translated
+from kvmpc.exit_codes import in_convention
 
 words, case = sys.argv[1:], os.environ["CASE"]
 if ("killed", "compare") == (case, words[0]) or case == "killed-check" and "check" in words:
@@ -45,7 +45,7 @@ Path("/dev/stdout" if to == "-" else to).write_text(measured.read_text())
 if "--format" in words:
     sys.argv[1:] = ["show", str(measured), "--format", words[words.index("--format") + 1]]
     main()
-sys.exit(translated(lambda: 4 if case == "failed" else 0)())
+sys.exit(in_convention(4 if case == "failed" else 0))
 """
 """kvmpc, but what `compare` measured is there already, or it ends in another way: as $CASE says."""
 
