@@ -8,7 +8,7 @@ trials can run here at all is asked of `kvmpc.run.rehearsal`.
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -283,16 +283,20 @@ def what_cannot_run(
     Raises: UsageError, Interrupted, StuckError.
     """
 
+    # Neither depends on a point's size: asked once, however many points there are.
+    @cache
+    def lack(pager: Pager) -> HostError | None:
+        return _refusal(lambda: check_needs([pager]))
+
     @cache
     def refusal(smallest: Work, pager: Pager) -> HostError | None:
-        try:
-            rehearse(kvm, smallest, pager, interrupt)
-        except HostError as error:
-            return error
-        return None
+        return _refusal(lambda: rehearse(kvm, smallest, pager, interrupt))
 
     def check(work: Work, pager: Pager) -> None:
-        check_run(kvm, work, [pager])
+        error = lack(pager)
+        if error is not None:
+            raise error
+        check_room(kvm, work, [pager])
         error = refusal(work.smallest(PAGES), pager.smallest)
         if error is not None:
             raise of_pager(pager, error)
@@ -306,3 +310,11 @@ def what_cannot_run(
                 first = first or error
                 skipped.append(Skip(point=index, pager=pager.spec, reason=str(error)))
     return tuple(skipped), first
+
+
+def _refusal(ask: Callable[[], object]) -> HostError | None:
+    try:
+        ask()
+    except HostError as error:
+        return error
+    return None

@@ -365,11 +365,14 @@ def test_a_sweep_rehearses_each_kind_of_trial_once(monkeypatch: pytest.MonkeyPat
         if pager.spec == "uffd,readers=2":
             raise HostError("epoll_pwait2", "not offered", "use readers=1")
 
-    monkeypatch.setattr(needs, "check_run", lambda *_: None)
+    asked: list[str] = []
+    monkeypatch.setattr(needs, "check_needs", lambda pagers: asked.append(pagers[0].spec))
+    monkeypatch.setattr(needs, "check_room", lambda *_: None)
     monkeypatch.setattr(needs, "rehearse", rehearse)
     axes = {"vcpus": [1, 2, 3], "mem_per_vcpu": ["4M", "8M"], "seed": [1, 2], "passes": [1, 5, 7]}
     plan = make_plan(axes, ["uffd", "uffd,readers=2-4"], rounds=1, warmup=0, watchdog_s=10.0)
     skipped, first = what_cannot_run(None, plan)  # type: ignore[arg-type]
+    assert asked == ["uffd", "uffd,readers=2", "uffd,readers=3", "uffd,readers=4"]
     # One pass, and several; one reader, and several.
     assert len(rehearsed) == len(set(rehearsed)) == 4
     assert {work.vcpus for work, _ in rehearsed} == {1}
