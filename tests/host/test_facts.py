@@ -16,19 +16,11 @@ from kvmpc.host.files import Cgroups, entries
 from kvmpc.host.headroom import allowed_cpus, memory_available_bytes, thread_headroom
 from kvmpc.judge.host_cautions import cautions_of_host
 from kvmpc.units import format_cpu_list, parse_cpu_list
+from tests.fakes.trees import plant
 
 MIB = 1 << 20
 MEMINFO = "MemTotal: 2048 kB\nMemAvailable: 1024 kB\nSwapTotal: 512 kB\nSwapFree: 128 kB\n"
 LONGEST_SENTENCE = 160
-
-
-def plant(root: Path, files: Mapping[str, str]) -> Path:
-    """Write `files` (path below root -> text) and return root."""
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
 
 
 def group(facts: Mapping[str, object], name: str) -> dict[str, object]:

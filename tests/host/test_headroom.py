@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import resource
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from kvmpc.host.headroom import (
 from kvmpc.kernel import syscalls
 from kvmpc.kernel.threads import STACK_BYTES, small_threads
 from kvmpc.units import GIB, KIB, MIB
+from tests.fakes.trees import plant
 
 LIMITS = """Limit                     Soft Limit           Hard Limit           Units
 Max data size             41943040             unlimited            bytes
@@ -30,14 +31,6 @@ Max open files            20                   40                   files
 Max address space         {address}            unlimited            bytes
 """
 STATUS = "VmSize:\t   10240 kB\nVmData:\t    8192 kB\n"
-
-
-def plant(root: Path, files: Mapping[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
 
 
 def left(limits: list[Limit]) -> dict[str, int]:

@@ -33,6 +33,7 @@ from kvmpc.units import GIB, MIB, PAGE_BYTES
 from kvmpc.work.layout import Layout
 from kvmpc.work.placement import Placement
 from kvmpc.work.work import Work
+from tests.fakes.trees import plant
 
 ALLOWED = sorted(os.sched_getaffinity(0))
 NODES = usable_nodes()
@@ -381,14 +382,6 @@ def test_a_sweep_rehearses_each_kind_of_trial_once(monkeypatch: pytest.MonkeyPat
         f"uffd,readers={readers} needs epoll_pwait2" for readers in (2, 3, 4)
     }
     assert first is not None
-
-
-def plant(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
 
 
 def two_nodes(root: Path, *, mems: str = "0-1", free_kib: int = 1 << 20) -> Path:
