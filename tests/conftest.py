@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from functools import cache
 
@@ -14,6 +15,18 @@ from kvmpc.kernel.userfaultfd import query_features
 from tests.fakes.results import make_result, make_trial
 
 __all__ = ["make_result", "make_trial"]
+
+
+def pytest_configure() -> None:
+    """Take nothing that a launcher left for the default: the tests hand it on to what they start.
+
+    A shell's ``pytest &`` ignores Ctrl-C, nohup a hangup; kvmpc leaves that so, as it should.
+    """
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python's own
+        if signal.getsignal(number) == signal.SIG_IGN:
+            own = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, own)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 @cache
