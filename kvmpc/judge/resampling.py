@@ -16,6 +16,8 @@ from typing import Final
 __all__ = [
     "CONFIDENCE",
     "FEWEST_FOR_INTERVAL",
+    "block_size",
+    "blocks",
     "change_interval",
     "holm",
     "median_interval",
@@ -109,8 +111,10 @@ def permutation_p(before: Sequence[float], after: Sequence[float]) -> float:
     """
     if not before or not after:
         raise ValueError("a side without values cannot be tested")
-    size = max(1, min(len(before), len(after)) // _MOST_BLOCKS)
-    old, new = _blocks(before, size), _blocks(after, size)
+    size = block_size(len(before), len(after))
+    old, new = (
+        [math.fsum(block) / len(block) for block in blocks(side, size)] for side in (before, after)
+    )
     lowest = min(*old, *new)
     span = max(*old, *new) - lowest
     if span == 0:
@@ -125,12 +129,19 @@ def permutation_p(before: Sequence[float], after: Sequence[float]) -> float:
     return _share_at_least(mirrored, len(old_steps), sum(mirrored[len(new_steps) :]))
 
 
-def _blocks(values: Sequence[float], size: int) -> list[float]:
-    if size == 1:
-        return list(values)
+def block_size(before: int, after: int) -> int:
+    """Return how many neighbours are one value, of so many values on each side; 1 of fewer than 32.
+
+    Neighbours in time are alike: a thousand of them are not the evidence of a thousand.
+    """
+    return max(1, min(before, after) // _MOST_BLOCKS)
+
+
+def blocks(values: Sequence[float], size: int) -> list[Sequence[float]]:
+    """Return all `values` in blocks of neighbours, `size` in each or a few more."""
     count = len(values) // size
     edges = [len(values) * at // count for at in range(count + 1)]
-    return [math.fsum(values[low:high]) / (high - low) for low, high in pairwise(edges)]
+    return [values[low:high] for low, high in pairwise(edges)]
 
 
 def _share_at_least(steps: Sequence[int], chosen: int, least: int) -> float:
@@ -152,7 +163,7 @@ def _share_at_least(steps: Sequence[int], chosen: int, least: int) -> float:
 
 def smallest_p(before: int, after: int) -> float:
     """Return the p that `permutation_p` gives at best, for so many values on each side."""
-    size = max(1, min(before, after) // _MOST_BLOCKS)
+    size = block_size(before, after)
     old, new = before // size, after // size
     return 1 / math.comb(old + new, old)
 

@@ -1,0 +1,170 @@
+"""Intervals that hold their level: of a median, and of the shift between two samples.
+
+Both are made of order statistics, and how often they cover is counted, not estimated: whatever the
+distribution of the values, heavy tails, ties and two modes included, never less than asked for.
+That takes values that are alike and independent of each other. Rounds that drift, or that have more
+in common inside a run than with the next run, are neither: then an interval speaks of this run.
+
+No resampling and no seed. What few values cannot have is None, not a shorter interval. Pure
+functions of numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+from typing import Final
+
+from kvmpc.judge.resampling import block_size, blocks
+
+__all__ = [
+    "CONFIDENCE",
+    "FEWEST_FOR_INTERVAL",
+    "Interval",
+    "median_interval",
+    "middle",
+    "shift",
+    "shift_interval",
+]
+
+CONFIDENCE: Final = 0.95
+
+_MOST_COUNTED: Final = 4_000_000
+"""Above so many additions the ranks of two samples come from the normal distribution."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Two values with the truth between them; coverage: in what share of all samples, at least."""
+
+    low: float
+    high: float
+    coverage: float
+
+
+def middle(ordered: Sequence[float]) -> float:
+    """Return the median of sorted values, of which there must be one."""
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
+    """Return the exact interval of the median of `values`; None where they are too few.
+
+    Its ends are values, as many from the lowest as from the highest, and of such pairs the
+    narrowest. Source: how many of n values lie below the median is binomial, (n, 1/2); Conover,
+    Practical Nonparametric Statistics, 3.2. benchstat has the same (golang.org/x/perf, benchmath).
+    """
+    n = len(values)
+    found = _median_rank(n, confidence)
+    if found is None:
+        return None
+    ordered, (rank, coverage) = sorted(values), found
+    return Interval(ordered[rank - 1], ordered[n - rank], coverage)
+
+
+@lru_cache(maxsize=1024)
+def _median_rank(n: int, confidence: float) -> tuple[int, float] | None:
+    """Return the highest rank from either end that reaches `confidence`, and what it covers."""
+    rank, below, ways = 0, 0, 1  # below: of 2**n, how often fewer than `rank` lie below the median
+    while 2 * rank < n and 1 - 2 * ((below + ways) / 2**n) >= confidence:
+        below += ways
+        ways = ways * (n - rank) // (rank + 1)
+        rank += 1
+    return (rank, 1 - 2 * (below / 2**n)) if rank else None
+
+
+FEWEST_FOR_INTERVAL: Final = next(n for n in count(1) if _median_rank(n, CONFIDENCE))
+"""Of fewer values not even lowest and highest have the median between them often enough."""
+
+
+def shift(before: Sequence[float], after: Sequence[float]) -> float:
+    """Return by how much `after` lies above `before`: the median of all pairwise differences.
+
+    With normal noise it needs a twentieth more values than the difference of the means, where that
+    of the medians needs over half as many again, and unlike the means it bears outliers. It always
+    lies in `shift_interval`. Source: Hodges and Lehmann, 1963.
+
+    Raises: ValueError where a side has no values.
+    """
+    return middle(_differences(*_alike(before, after)))
+
+
+def shift_interval(
+    before: Sequence[float], after: Sequence[float], confidence: float = CONFIDENCE
+) -> Interval | None:
+    """Return the exact interval of `shift`; None where a side has too few values, such as 3 and 4.
+
+    Both in the order measured. Its ends are pairwise differences, as many from the lowest as from
+    the highest; exact where the sides differ in their middle only. Source: the null distribution of
+    Mann and Whitney's U; Moses, 1953; Hollander, Wolfe and Chicken, 4.3.
+
+    From 32 values a side on, neighbours are blocks, each with its median, as in `permutation_p` and
+    for the same reason.
+
+    Raises: ValueError where a side has no values.
+    """
+    old, new = _alike(before, after)
+    found = _shift_rank(*sorted((len(old), len(new))), confidence)
+    if found is None:
+        return None
+    ordered, (rank, coverage) = _differences(old, new), found
+    return Interval(ordered[rank - 1], ordered[-rank], coverage)
+
+
+def _alike(before: Sequence[float], after: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return what is taken for independent values of each side."""
+    if not before or not after:
+        raise ValueError("a side without values has no shift")
+    size = block_size(len(before), len(after))
+    old, new = ([middle(sorted(block)) for block in blocks(side, size)] for side in (before, after))
+    return old, new
+
+
+def _differences(before: Sequence[float], after: Sequence[float]) -> list[float]:
+    return sorted([new - old for new in after for old in before])
+
+
+@lru_cache(maxsize=1024)
+def _shift_rank(fewer: int, more: int, confidence: float) -> tuple[int, float] | None:
+    """Return the highest rank from either end that reaches `confidence`, and what it covers."""
+    if fewer * fewer * more > _MOST_COUNTED:
+        return _shift_rank_of_many(fewer, more, confidence)
+    total = math.comb(fewer + more, fewer)
+    below = 0
+    for rank, ways in enumerate(_mann_whitney(fewer, more)):
+        if 1 - 2 * ((below + ways) / total) < confidence:
+            return (rank, 1 - 2 * (below / total)) if rank else None
+        below += ways
+    return None  # one value on each side: the only difference is the middle
+
+
+def _mann_whitney(fewer: int, more: int) -> list[int]:
+    """Return in how many of all ways to deal the values U is 0, 1, ... up to its middle.
+
+    They are the coefficients of the Gaussian binomial: the product of (1 - q^(more + i)) / (1 -
+    q^i). Each of its factors leaves counts, so that nothing has to be rounded.
+    """
+    ways = [1] + [0] * (fewer * more // 2)
+    for i in range(1, fewer + 1):
+        for at in range(len(ways) - 1, more + i - 1, -1):
+            ways[at] -= ways[at - more - i]
+        for at in range(i, len(ways)):
+            ways[at] += ways[at - i]
+    return ways
+
+
+def _shift_rank_of_many(fewer: int, more: int, confidence: float) -> tuple[int, float] | None:
+    """Return what `_shift_rank` does, by the normal distribution with continuity corrected.
+
+    U has lighter tails than that, so what it covers is said too low rather than too high.
+    """
+    # Here and not above: importing it takes longer than `kvmpc --help` may.
+    from statistics import NormalDist
+
+    normal = NormalDist(fewer * more / 2, math.sqrt(fewer * more * (fewer + more + 1) / 12))
+    rank = math.floor(normal.inv_cdf((1 - confidence) / 2) + 0.5)
+    return (rank, 1 - 2 * normal.cdf(rank - 0.5)) if rank > 0 else None
