@@ -12,12 +12,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import comb
 
 import click
 from tabulate import tabulate
 
 from kvmpc.errors import KvmpcError
+from kvmpc.judge.intervals import median_interval
 from kvmpc.judge.summary import median, summarise
 from kvmpc.pagers import Pager
 from kvmpc.result.records import TrialResult
@@ -30,7 +30,6 @@ from kvmpc.work.work import Work
 __all__ = [
     "Case",
     "interleaved",
-    "median_interval",
     "median_of",
     "numbers",
     "on_and_off",
@@ -147,7 +146,7 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     found = summarise(values)
     if found is None:
         return "-"
-    return f"{found.median:.{digits}f} [{found.lowest:.{digits}f}-{found.highest:.{digits}f}]"
+    return f"{found.median:.{digits}f} [{min(values):.{digits}f}-{max(values):.{digits}f}]"
 
 
 def on_and_off(
@@ -161,26 +160,8 @@ def on_and_off(
 def rate_to_off(found: Mapping[str, list[TrialResult]], name: str) -> tuple[str, str]:
     """Return the rate of `name` to that of "off": its spread, and the median's 95 % interval."""
     ratios = paired(found[name], found["off"])
-    low, high = median_interval(ratios)
-    return spread(ratios, 3), f"{low:.3f} to {high:.3f}"
-
-
-def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Return the narrowest pair of `values`, ranks counted from both ends, with the median between.
-
-    Distribution-free: the number of values below the true median is binomial(n, 1/2). With fewer
-    than six values no pair reaches 95 %, and the whole range is returned.
-    """
-    known = sorted(values)
-    n = len(known)
-    cut, tail = 0, 0.0
-    while cut < n // 2:
-        tail += comb(n, cut) / 2**n
-        if 2 * tail > 1 - confidence:
-            break
-        cut += 1
-    low = max(0, cut - 1)
-    return known[low], known[n - 1 - low]
+    interval = median_interval(ratios)
+    return spread(ratios, 3), f"{interval.low:.3f} to {interval.high:.3f}" if interval else "-"
 
 
 def print_host() -> None:

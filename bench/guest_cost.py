@@ -22,7 +22,6 @@ import click
 from common import (
     Case,
     interleaved,
-    median_interval,
     open_session,
     paired,
     print_host,
@@ -30,6 +29,7 @@ from common import (
     rounds_option,
 )
 
+from kvmpc.judge.intervals import median_interval
 from kvmpc.judge.summary import median
 from kvmpc.pagers import parse_pager
 from kvmpc.result.records import TrialResult
@@ -94,9 +94,11 @@ def lowest_cpu_ns(trials: Sequence[TrialResult]) -> float:
 
 def cost(ratios: list[float]) -> tuple[str, str]:
     """Return the median cost, marked if it is within the noise, and its interval."""
-    low, high = median_interval(ratios)
-    mark = "~" if low <= 1 <= high else ""
-    return f"{mark}{(median(ratios) or 1.0) - 1:+.1%}", f"{low - 1:+.1%} to {high - 1:+.1%}"
+    middle, interval = f"{(median(ratios) or 1.0) - 1:+.1%}", median_interval(ratios)
+    if interval is None:
+        return middle, "-"
+    mark = "~" if interval.low <= 1 <= interval.high else ""
+    return f"{mark}{middle}", f"{interval.low - 1:+.1%} to {interval.high - 1:+.1%}"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What changed between two results of one host: each row's medians, and after over before.
 
-Rows are of separate runs, so no round of one belongs to a round of the other: a ratio is that of
-two medians, its interval a bootstrap of both. Nothing is judged here: that is
-`kvmpc.judge.regression`, with a test and a limit. Pure functions of results.
+Rows are of separate runs, so no round of one belongs to a round of the other: a ratio is the median
+of those of all pairs. Nothing is judged here: that is `kvmpc.judge.regression`, with a test and a
+limit. Pure functions of results.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from typing import Final
 from kvmpc.caution import Caution
 from kvmpc.judge import same_host
 from kvmpc.judge.matching import Unmatched, match, pair_cautions
-from kvmpc.judge.resampling import change_interval
 from kvmpc.judge.rows import usable_trials, values_of
-from kvmpc.judge.summary import Summary, median
+from kvmpc.judge.summary import Summary, median, summarise_shift
 from kvmpc.result.metrics import CPU, FAULT_P99, RATE
 from kvmpc.result.records import Result
 
@@ -27,7 +26,7 @@ __all__ = [
     "change_between",
     "change_of",
     "host_differences",
-    "ratio_of_medians",
+    "ratio_of_sides",
 ]
 
 _METRICS: Final = (RATE.key, FAULT_P99.key, CPU.key)
@@ -38,7 +37,8 @@ class ChangedRow:
     """One pager at one point in both results.
 
     where: the point's name, "" where there is only one.
-    before, after: medians by metric; ratios: after over before. What a side lacks is absent.
+    before, after: medians by metric; ratios: after over before, the median over all pairs. What a
+        side lacks is absent.
     """
 
     where: str
@@ -132,19 +132,17 @@ def _medians(point: Result, spec: str) -> dict[str, float]:
 
 def change_of(metric: str, spec: str, before: Result, after: Result) -> Summary | None:
     """Return a pager's `metric` after over that before; both results are of one point."""
-    values = [values_of(usable_trials(point, spec), metric) for point in (before, after)]
-    return ratio_of_medians(values[1], values[0])
+    old, new = (values_of(usable_trials(point, spec), metric) for point in (before, after))
+    return ratio_of_sides(new, old)
 
 
-def ratio_of_medians(numerators: Sequence[float], denominators: Sequence[float]) -> Summary | None:
-    """Return the ratio of two unpaired medians with its interval; n is that of the smaller side.
+def ratio_of_sides(numerators: Sequence[float], denominators: Sequence[float]) -> Summary | None:
+    """Return by what factor one side is above another, not paired; n is that of the smaller side.
 
     None where a side has no value, or one that is not above 0.
     """
-    if not numerators or not denominators or min(*numerators, *denominators, 1) <= 0:
+    if min([*numerators, *denominators], default=0) <= 0:
         return None
-    middle = (median(numerators) or 0) / (median(denominators) or 1)
     above, below = ([math.log(value) for value in side] for side in (numerators, denominators))
-    n = min(len(above), len(below))
-    low, high = map(math.exp, change_interval(below, above)) if n > 1 else (middle, middle)
-    return Summary(median=middle, lowest=low, highest=high, low=low, high=high, n=n)
+    found = summarise_shift(below, above)
+    return None if found is None else found.exp()

@@ -24,6 +24,7 @@ __all__ = [
     "CONFIDENCE",
     "FEWEST_FOR_INTERVAL",
     "Interval",
+    "differences",
     "median_interval",
     "middle",
     "shift",
@@ -82,7 +83,7 @@ FEWEST_FOR_INTERVAL: Final = next(n for n in count(1) if _median_rank(n, CONFIDE
 
 
 def shift(before: Sequence[float], after: Sequence[float]) -> float:
-    """Return by how much `after` lies above `before`: the median of all pairwise differences.
+    """Return by how much `after` lies above `before`: the median of all their `differences`.
 
     With normal noise it needs a twentieth more values than the difference of the means, where that
     of the medians needs over half as many again, and unlike the means it bears outliers. It always
@@ -90,7 +91,19 @@ def shift(before: Sequence[float], after: Sequence[float]) -> float:
 
     Raises: ValueError where a side has no values.
     """
-    return middle(_differences(*_alike(before, after)))
+    return middle(differences(before, after))
+
+
+def differences(before: Sequence[float], after: Sequence[float]) -> list[float]:
+    """Return all differences of a value of `after` and one of `before`, ascending.
+
+    Both in the order measured: from 32 values a side on, neighbours are blocks, each with its
+    median, as in `permutation_p` and for the same reason.
+
+    Raises: ValueError where a side has no values.
+    """
+    old, new = _alike(before, after)
+    return _differences(old, new)
 
 
 def shift_interval(
@@ -98,12 +111,9 @@ def shift_interval(
 ) -> Interval | None:
     """Return the exact interval of `shift`; None where a side has too few values, such as 3 and 4.
 
-    Both in the order measured. Its ends are pairwise differences, as many from the lowest as from
-    the highest; exact where the sides differ in their middle only. Source: the null distribution of
-    Mann and Whitney's U; Moses, 1953; Hollander, Wolfe and Chicken, 4.3.
-
-    From 32 values a side on, neighbours are blocks, each with its median, as in `permutation_p` and
-    for the same reason.
+    Its ends are of their `differences`, as many from the lowest as from the highest; exact where
+    the sides differ in their middle only. Source: the null distribution of Mann and Whitney's U;
+    Moses, 1953; Hollander, Wolfe and Chicken, 4.3.
 
     Raises: ValueError where a side has no values.
     """

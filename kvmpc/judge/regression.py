@@ -29,6 +29,7 @@ from itertools import chain
 from kvmpc.caution import Caution
 from kvmpc.errors import MismatchError
 from kvmpc.judge.criteria import Criteria, Judged
+from kvmpc.judge.intervals import differences, shift, shift_interval
 from kvmpc.judge.matching import (
     Pair,
     Unmatched,
@@ -38,7 +39,7 @@ from kvmpc.judge.matching import (
     kernels,
     match,
 )
-from kvmpc.judge.resampling import change_interval, holm, permutation_p, sizes_needed, smallest_p
+from kvmpc.judge.resampling import holm, permutation_p, sizes_needed, smallest_p
 from kvmpc.judge.rows import measured_trials, share_base
 from kvmpc.judge.summary import median
 from kvmpc.result.metrics import FAULT_P99, Metric
@@ -66,8 +67,8 @@ class Status(StrEnum):
 class Numbers:
     """A metric on both sides.
 
-    baseline, new: medians, of ratios where normalised; change: new / baseline - 1, of the medians
-        of logarithms; change_low, change_high: its 95 % interval.
+    baseline, new: medians, of ratios where normalised; change: new / baseline - 1, the median over
+        all pairs; change_low, change_high: its 95 % interval, their range where too few have one.
     baseline_n, new_n: rounds, or runs, on each side.
     p: that it is not worse, p_better: that it is not better, each as tested alone.
     """
@@ -305,14 +306,15 @@ def _by_round(run: Result, spec: str | None, key: str) -> dict[int, float]:
 def _numbers(old: list[float], now: list[float], better: int) -> Numbers:
     """Return what logarithms of both sides say; better: +1 where more is better, else -1."""
     before, after = median(old) or 0.0, median(now) or 0.0
-    low, high = change_interval(old, now)
+    found, every = shift_interval(old, now), differences(old, now)
+    low, high = (found.low, found.high) if found else (every[0], every[-1])
     worse_p, better_p = (
         permutation_p([v * sign for v in old], [v * sign for v in now])
         for sign in (-better, better)
     )
     return Numbers(
         baseline=math.exp(before), new=math.exp(after),
-        change=math.expm1(after - before), change_low=math.expm1(low),
+        change=math.expm1(shift(old, now)), change_low=math.expm1(low),
         change_high=math.expm1(high), baseline_n=len(old), new_n=len(now),
         p=worse_p, p_better=better_p,
     )  # fmt: skip

@@ -1,97 +1,27 @@
-"""What few values can say: an interval for a median, and a test of two samples.
+"""What few values can show: a test of two samples, and what several tests show together.
 
-Both ask the values themselves, by drawing from them again, and assume no distribution. The
-interval is a percentile bootstrap of a fixed seed; the test is the whole permutation distribution,
-with no seed at all. Pure functions of numbers.
+The test is the whole permutation distribution of the values themselves, with no seed, and assumes
+no distribution. Pure functions of numbers.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
 __all__ = [
-    "CONFIDENCE",
-    "FEWEST_FOR_INTERVAL",
     "block_size",
     "blocks",
-    "change_interval",
     "holm",
-    "median_interval",
     "permutation_p",
     "sizes_needed",
     "smallest_p",
 ]
 
-CONFIDENCE: Final = 0.95
-
-FEWEST_FOR_INTERVAL: Final = 6
-"""With fewer values, more than 2.5 % of all resamples have the lowest value as their median, and
-as many the highest: the interval is the range."""
-
-_RESAMPLES: Final = 2000
-_SEED: Final = 2018
 _GRID: Final = 1000
 _MOST_BLOCKS: Final = 16
-
-
-@lru_cache(maxsize=256)
-def _middles(n: int, side: int = 0) -> tuple[tuple[int, int], ...]:
-    """Return, for each resample of `n` sorted values, which two are in its middle (or one, twice).
-
-    A resample is n draws with replacement. Which value is its k-th smallest depends only on the
-    k-th smallest of n uniform numbers, and that is a beta variate; the next one is, above it, the
-    smallest of n - k uniform numbers. So a resample costs two variates, however large n is.
-    """
-    # Here and not above: importing it takes longer than `kvmpc --help` may.
-    from random import Random
-
-    draw = Random(_SEED + side)
-    found = []
-    for _ in range(_RESAMPLES):
-        below = (n + 1) // 2
-        first = draw.betavariate(below, n + 1 - below)
-        second = first if n % 2 else first + (1 - first) * draw.betavariate(1, n - below)
-        found.append((min(n - 1, int(first * n)), min(n - 1, int(second * n))))
-    return tuple(found)
-
-
-def _middle(known: Sequence[float], pair: tuple[int, int]) -> float:
-    return (known[pair[0]] + known[pair[1]]) / 2
-
-
-def _central(medians: list[float]) -> tuple[float, float]:
-    medians.sort()
-    cut = round(len(medians) * (1 - CONFIDENCE) / 2)
-    return medians[cut], medians[-1 - cut]
-
-
-def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of the median of `values`: percentile bootstrap, fixed seed.
-
-    Of fewer than `FEWEST_FOR_INTERVAL` values it is their range. Raises: ValueError of none.
-    """
-    known = sorted(values)
-    if not known:
-        raise ValueError("nothing has no interval")
-    if len(known) < FEWEST_FOR_INTERVAL:
-        return known[0], known[-1]
-    return _central([_middle(known, pair) for pair in _middles(len(known))])
-
-
-def change_interval(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of median(after) - median(before), each side resampled alone.
-
-    Raises: ValueError where a side has no values.
-    """
-    old, new = sorted(before), sorted(after)
-    if not old or not new:
-        raise ValueError("nothing has no interval")
-    pairs = zip(_middles(len(old)), _middles(len(new), side=1), strict=True)
-    return _central([_middle(new, right) - _middle(old, left) for left, right in pairs])
 
 
 def permutation_p(before: Sequence[float], after: Sequence[float]) -> float:

@@ -3,53 +3,82 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
-from kvmpc.judge.resampling import FEWEST_FOR_INTERVAL, median_interval
+from kvmpc.judge.intervals import differences, median_interval, middle, shift_interval
 
-__all__ = ["Summary", "median", "summarise", "summarise_ratios"]
+__all__ = [
+    "Spread",
+    "Summary",
+    "median",
+    "summarise",
+    "summarise_ratios",
+    "summarise_shift",
+]
+
+
+class Spread(StrEnum):
+    """What `low` and `high` of a summary are."""
+
+    INTERVAL = "interval"
+    """The 95 % interval: where values are alike and independent, it holds the truth so often."""
+    RANGE = "range"
+    """Lowest and highest: too few values for an interval, and no claim how often it holds."""
+    BOUNDS = "bounds"
+    """Between them it lies for certain; what separates them is no chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """The middle and the spread of `n` values.
 
-    low, high: 95 % interval of the median, by bootstrap; the range where `n` is too small for one.
+    low, high: what `spread` says; coverage: of an interval, how often one such holds the truth.
     """
 
     median: float
-    lowest: float
-    highest: float
     low: float
     high: float
     n: int
+    spread: Spread = Spread.RANGE
+    coverage: float | None = None
 
     @property
     def is_range(self) -> bool:
-        """Whether `n` is too small for an interval."""
-        return self.n < FEWEST_FOR_INTERVAL
+        """Whether the values are too few for an interval."""
+        return self.spread is Spread.RANGE
+
+    def blurred(self, blur: float) -> Summary:
+        """Return the summary of values each known only to a factor of e^`blur` to either side."""
+        if not blur:
+            return self
+        return replace(self, low=self.low * math.exp(-blur), high=self.high * math.exp(blur))
+
+    def exp(self) -> Summary:
+        """Return the summary of the values whose logarithms these are."""
+        low, middle, high = map(math.exp, (self.low, self.median, self.high))
+        return replace(self, low=low, median=middle, high=high)
 
 
 def median(values: Iterable[float]) -> float | None:
     """Return the median, or None of nothing."""
     known = sorted(values)  # by hand: the statistics module takes 15 ms to import
-    if not known:
-        return None
-    middle = len(known) // 2
-    return known[middle] if len(known) % 2 else (known[middle - 1] + known[middle]) / 2
+    return middle(known) if known else None
 
 
 def summarise(values: Iterable[float]) -> Summary | None:
     """Return middle and spread of `values`, or None of nothing."""
     known = sorted(values)
-    middle = median(known)
-    if middle is None:
+    if not known:
         return None
-    low, high = median_interval(known)
+    found = median_interval(known)
+    if found is None:
+        return Summary(median=middle(known), low=known[0], high=known[-1], n=len(known))
     return Summary(
-        median=middle, lowest=known[0], highest=known[-1], low=low, high=high, n=len(known)
-    )
+        median=middle(known), low=found.low, high=found.high, n=len(known),
+        spread=Spread.INTERVAL, coverage=found.coverage,
+    )  # fmt: skip
 
 
 def summarise_ratios(ratios: Iterable[float]) -> Summary | None:
@@ -58,13 +87,23 @@ def summarise_ratios(ratios: Iterable[float]) -> Summary | None:
     So that of an even number, too, the median of the inverse ratios is the inverse of this one.
     """
     logarithms = summarise(map(math.log, ratios))
-    if logarithms is None:
+    return None if logarithms is None else logarithms.exp()
+
+
+def summarise_shift(before: Sequence[float], after: Sequence[float]) -> Summary | None:
+    """Return by how much `after` lies above `before`; n is that of the smaller side.
+
+    Neither is paired with the other: the middle is that of all pairwise differences, and always
+    lies in its interval, as the difference of two medians need not. None where a side has nothing.
+    """
+    if not before or not after:
         return None
+    every = differences(before, after)
+    n = min(len(before), len(after))
+    found = shift_interval(before, after)
+    if found is None:
+        return Summary(median=middle(every), low=every[0], high=every[-1], n=n)
     return Summary(
-        median=math.exp(logarithms.median),
-        lowest=math.exp(logarithms.lowest),
-        highest=math.exp(logarithms.highest),
-        low=math.exp(logarithms.low),
-        high=math.exp(logarithms.high),
-        n=logarithms.n,
-    )
+        median=middle(every), low=found.low, high=found.high, n=n,
+        spread=Spread.INTERVAL, coverage=found.coverage,
+    )  # fmt: skip

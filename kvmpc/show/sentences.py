@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from kvmpc.judge.intervals import CONFIDENCE
 from kvmpc.judge.reading import PointReading, Reading
-from kvmpc.judge.resampling import CONFIDENCE
 from kvmpc.judge.rows import Row
 from kvmpc.result.facts import Facts
 from kvmpc.result.records import Result, Role

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from kvmpc.judge.change import change_between, change_of, host_differences, ratio_of_medians
+from kvmpc.judge.change import change_between, change_of, host_differences, ratio_of_sides
 from tests.fakes.sweeps import sweep, trial
 
 
@@ -49,31 +49,45 @@ def test_two_providers_of_exits_are_never_one_row() -> None:
     )
 
 
-def test_a_ratio_is_that_of_the_medians_and_its_interval_holds_it() -> None:
-    found = ratio_of_medians([20, 22, 21, 20, 23], [10, 11, 10, 10, 10])
+def test_a_ratio_is_the_middle_of_all_pairs_and_its_interval_holds_it() -> None:
+    found = ratio_of_sides([20, 22, 21, 20, 23], [10, 11, 10, 10, 10])
     assert found is not None
-    assert found.median == pytest.approx(2.1)
-    low, high = found.low, found.high
-    assert low <= 2.1 <= high
+    # 25 pairs, of which the 13th is 23/11; the interval leaves out the two lowest and highest.
+    assert (found.median, found.n) == (pytest.approx(23 / 11), 5)
+    assert (found.low, found.high) == (pytest.approx(21 / 11), pytest.approx(2.3))
+    assert (found.spread, found.coverage) == ("interval", pytest.approx(1 - 2 * 4 / 252))
+
+
+def test_a_ratio_of_too_few_has_a_range_that_is_called_one() -> None:
+    found = ratio_of_sides([20, 22, 21], [10, 11, 10])
+    assert found is not None
+    assert (found.spread, found.coverage) == ("range", None)
+    assert (found.low, found.high) == (pytest.approx(20 / 11), pytest.approx(2.2))
+
+
+def test_a_side_that_is_not_above_0_has_no_ratio() -> None:
+    assert ratio_of_sides([1.0, 0.0], [1.0]) is None
+    assert ratio_of_sides([1.0], [-1.0]) is None
 
 
 def test_one_value_has_no_interval_and_none_has_no_ratio() -> None:
-    found = ratio_of_medians([20], [10, 11])
+    found = ratio_of_sides([20], [10, 11])
     assert found is not None
-    assert (found.median, found.n) == (pytest.approx(20 / 10.5), 1)
-    assert ratio_of_medians([], [1]) is None
+    assert (found.median, found.n) == (pytest.approx((20 / 10 * 20 / 11) ** 0.5), 1)
+    assert found.is_range
+    assert ratio_of_sides([], [1]) is None
 
 
-def test_equal_samples_are_found_different_about_as_often_as_the_level_says() -> None:
+def test_equal_samples_are_found_different_no_more_often_than_the_level_says() -> None:
     chance = random.Random(11)
     wrong = 0
-    for _ in range(200):
+    for _ in range(1000):
         one, two = ([chance.gauss(100, 3) for _ in range(10)] for _ in range(2))
-        found = ratio_of_medians(one, two)
+        found = ratio_of_sides(one, two)
         assert found is not None
         low, high = found.low, found.high
         wrong += not low <= 1 <= high
-    assert wrong <= 20
+    assert wrong <= 50 + 3.5 * (1000 * 0.05 * 0.95) ** 0.5
 
 
 def test_slower_rows_come_worst_first_faster_ones_best_first_and_equal_ones_not_at_all() -> None:

@@ -1,4 +1,4 @@
-"""Intervals and tests, against what can be enumerated or is known."""
+"""Tests of two samples, against what can be enumerated or is known."""
 
 from __future__ import annotations
 
@@ -8,82 +8,17 @@ from random import Random
 
 import pytest
 
-from kvmpc.judge.resampling import (
-    FEWEST_FOR_INTERVAL,
-    change_interval,
-    holm,
-    median_interval,
-    permutation_p,
-    sizes_needed,
-    smallest_p,
-)
+from kvmpc.judge.resampling import holm, permutation_p, sizes_needed, smallest_p
 
 
 def _normal(draw: Random, n: int, mean: float = 0.0, noise: float = 1.0) -> list[float]:
     return [draw.gauss(mean, noise) for _ in range(n)]
 
 
-def _medians_of_resamples(values: list[float], draw: Random, count: int) -> list[float]:
-    found = []
-    for _ in range(count):
-        drawn = sorted(draw.choices(values, k=len(values)))
-        found.append((drawn[(len(values) - 1) // 2] + drawn[len(values) // 2]) / 2)
-    return sorted(found)
-
-
-@pytest.mark.parametrize("n", [7, 10, 23])
-def test_an_interval_is_that_of_resamples_drawn_one_by_one(n: int) -> None:
-    draw = Random(n)
-    values = _normal(draw, n)
-    medians = _medians_of_resamples(values, draw, 20_000)
-    low, high = median_interval(values)
-    # An end of an interval may be a value that many resamples have for their median.
-    for beyond, reached in (
-        (sum(at < low for at in medians), sum(at <= low for at in medians)),
-        (sum(at > high for at in medians), sum(at >= high for at in medians)),
-    ):
-        assert beyond / 20_000 < 0.035
-        assert reached / 20_000 > 0.015
-
-
-def test_few_values_have_their_range_for_an_interval() -> None:
-    for n in range(1, FEWEST_FOR_INTERVAL):
-        values = [float(k * k) for k in range(n)]
-        assert median_interval(values) == (values[0], values[-1])
-        # ... as a bootstrap, too, would say.
-        medians = _medians_of_resamples(values, Random(n), 4000)
-        assert (medians[100], medians[-101]) == (values[0], values[-1])
-    values = [float(k * k) for k in range(FEWEST_FOR_INTERVAL)]
-    assert median_interval(values) != (values[0], values[-1])
-
-
-def test_an_interval_covers_the_true_median_about_as_often_as_it_says() -> None:
-    draw = Random(4)
-    inside = sum(low <= 0 <= high for low, high in
-                 (median_interval(_normal(draw, 15)) for _ in range(400)))  # fmt: skip
-    assert inside / 400 > 0.90
-
-
-def test_an_interval_is_the_same_every_time_and_in_any_order() -> None:
-    values = _normal(Random(1), 12)
-    assert median_interval(values) == median_interval(values[::-1])
-    assert change_interval(values, values) == change_interval(values[::-1], values)
-
-
-def test_nothing_has_no_interval() -> None:
-    for ask in (
-        lambda: median_interval([]),
-        lambda: change_interval([], [1.0]),
-        lambda: permutation_p([1.0], []),
-    ):
-        with pytest.raises(ValueError, match=r"no interval|without values"):
-            ask()
-
-
-def test_a_change_lies_in_its_interval() -> None:
-    draw = Random(7)
-    low, high = change_interval(_normal(draw, 20, 0, 0.03), _normal(draw, 20, 0.1, 0.03))
-    assert 0.05 < low < 0.1 < high < 0.15
+def test_a_side_without_values_has_no_test() -> None:
+    for before, after in (([1.0], []), ([], [1.0])):
+        with pytest.raises(ValueError, match="without values"):
+            permutation_p(before, after)
 
 
 def _enumerated(before: list[float], after: list[float]) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from kvmpc.judge.rows import usable_profiles
-from kvmpc.judge.summary import Summary, median
+from kvmpc.judge.summary import Spread, Summary, median
 from kvmpc.result.records import WAITERS, Profile, Result
 from kvmpc.show.page import text
 from kvmpc.show.page.chart import ChartLine, Dot, Scale, StackChart, Table
@@ -35,7 +35,7 @@ def of_spin(point: Result, spec: str) -> Summary | None:
     )
     if least is None or most is None:
         return None
-    return Summary(median=least, lowest=least, highest=most, low=least, high=most, n=len(profiles))
+    return Summary(median=least, low=least, high=most, n=len(profiles), spread=Spread.BOUNDS)
 
 
 def locks(panel: Panel, pagers: Mapping[str, str]) -> StackChart:

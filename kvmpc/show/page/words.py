@@ -12,7 +12,7 @@ from typing import Final
 
 from kvmpc.judge.answer import Answer, Why, answer_of
 from kvmpc.judge.change import Change, ChangedRow
-from kvmpc.judge.resampling import FEWEST_FOR_INTERVAL
+from kvmpc.judge.intervals import FEWEST_FOR_INTERVAL
 from kvmpc.judge.rows import Row, compare_rows
 from kvmpc.result.points import shown_option
 from kvmpc.result.records import FAILED, Result
