@@ -137,7 +137,7 @@ def _verify(rig: Rig, interrupt: Interrupt) -> Finding:
     verify.verify_presence(presence, layout, interrupt.check)
     if rig.pager.fetches:
         records = [*rig.vcpu_records, *rig.reader_records, *rig.passes.records]
-        verify.verify_installs(records, rig.work.expected_pages)
+        verify.verify_counts(records, rig.work.expected_pages)
         verify.verify_bitmap(rig.bitmap, layout)
     rig.passes.verify(rig.guest)
     return verify.verified(rig.work, rig.tags)

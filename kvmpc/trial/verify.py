@@ -1,8 +1,8 @@
 """What must hold for a trial's rate to be believed. Each check raises `VerifyError`.
 
 Before the gate no page may be there yet. Afterwards the guest's own view (tags), the kernel's
-(pagemap), and the loops' counts must all say that exactly the expected pages are there, each
-installed once.
+(pagemap), and the loops' bitmaps and counts must all say that exactly the expected pages are there,
+each fetched and installed once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from kvmpc.errors import VerifyError
-from kvmpc.loops.records import ResolverRecord
+from kvmpc.loops.records import ReaderRecord, ResolverRecord, VcpuRecord
 from kvmpc.trial.outcome import Finding
 from kvmpc.vm.bitmap import MissingBitmap
 from kvmpc.vm.guest import Guest
@@ -24,8 +24,8 @@ __all__ = [
     "verified",
     "verify_absent",
     "verify_bitmap",
+    "verify_counts",
     "verify_guest",
-    "verify_installs",
     "verify_presence",
 ]
 
@@ -103,29 +103,60 @@ def verify_presence(presence: Presence, layout: Layout, check: _Check = lambda: 
 
 
 def verify_bitmap(bitmap: MissingBitmap, layout: Layout) -> None:
-    """Exactly the touched pages have their missing bit cleared. Raises: VerifyError."""
+    """Exactly the touched pages are claimed, and not missing any more. Raises: VerifyError."""
     pages = layout.work.pages_per_part
     # One digit a page, page 0 last: the fast way from bytes to bits.
-    digits = layout.expected_part[::-1].translate(bytes.maketrans(b"\0\1", b"10"))
-    expected = int(digits, 2)
-    for part in range(layout.work.parts):
-        missing = bitmap.missing(part * pages, pages)
-        if missing != expected:
-            difference = missing ^ expected
-            wrong = (difference & -difference).bit_length() - 1
-            state = "still marked missing" if missing >> wrong & 1 else "not marked missing"
-            raise VerifyError(f"page {part * pages + wrong} is {state} in the bitmap")
+    touched = int(layout.expected_part[::-1].translate(bytes.maketrans(b"\0\1", b"01")), 2)
+    untouched = touched ^ (1 << pages) - 1
+    for first in range(0, layout.work.total_pages, pages):
+        for found, expected, too_many, too_few in (
+            (bitmap.missing(first, pages), untouched, "still marked missing", "not marked missing"),
+            (bitmap.claimed(first, pages), touched, "claimed", "not claimed"),
+        ):
+            if difference := found ^ expected:
+                wrong = (difference & -difference).bit_length() - 1
+                state = too_many if found >> wrong & 1 else too_few
+                raise VerifyError(f"page {first + wrong} is {state} in the bitmap")
 
 
-def verify_installs(records: Sequence[ResolverRecord], expected_pages: int) -> None:
-    """The threads together have installed as many pages as expected. Raises: VerifyError."""
+def verify_counts(records: Sequence[ResolverRecord], expected_pages: int) -> None:
+    """The threads together have fetched and installed every expected page once, and no more.
+
+    A page is claimed before it is fetched, and a claim is never given back, so however many vCPUs
+    and readers meet at a page one of them fetches it and calls UFFDIO_COPY for it, whatever else
+    they do: the others lose the claim. EEXIST is then a page that something else has put there, or
+    a claim that did not hold; there is no race in which it would be right.
+
+    What came in adds up to the same: each message of a page fault that a reader took, and each exit
+    of a vCPU for a page, is one claim, won or lost. How many of them are lost is up to the race:
+    vCPUs meet in one page, and a fault that something wakes in between is told again.
+
+    Raises: VerifyError.
+    """
+    fetched = sum(record.fetches for record in records)
     installed = sum(record.installs for record in records)
-    if installed != expected_pages:
-        found = sum(record.eexist for record in records)
+    found = sum(record.eexist for record in records)
+    if (fetched, installed, found) != (expected_pages, expected_pages, 0):
         raise VerifyError(
-            f"{installed} pages were installed and {found} found present already, "
-            f"{expected_pages} expected"
+            f"{fetched} pages were fetched, {installed} installed and {found} found present "
+            f"already; {expected_pages} expected, each fetched and installed once"
         )
+    came_in = sum(getattr(record, name) for record in records for name in _notices(record))
+    lost = sum(record.lost_claims for record in records)
+    if came_in != fetched + lost:
+        raise VerifyError(
+            f"{came_in} faults came in, but {fetched + lost} claims were made of their pages: "
+            f"{fetched} won, {lost} lost"
+        )
+
+
+def _notices(record: ResolverRecord) -> tuple[str, ...]:
+    """Return the counters of what told the record's thread of a missing page."""
+    if isinstance(record, ReaderRecord):
+        return ("received",)
+    if isinstance(record, VcpuRecord):
+        return ("exits_annotated", "exits_registers", "exits_mmio")
+    return ()
 
 
 def verified(work: Work, tags: TagRule) -> Finding:

@@ -55,6 +55,14 @@ class MissingBitmap:
 
     def missing(self, first_page: int, pages: int) -> int:
         """Return the missing bits of a range as one number; bit 0 is `first_page`."""
-        first_byte, last_byte = first_page // 8, (first_page + pages + 7) // 8
-        raw = ctypes.string_at(self.missing_address + first_byte, last_byte - first_byte)
-        return int.from_bytes(raw, "little") >> first_page % 8 & ((1 << pages) - 1)
+        return _bits(self.missing_address, first_page, pages)
+
+    def claimed(self, first_page: int, pages: int) -> int:
+        """Return the claimed bits of a range in the same way."""
+        return _bits(self.claimed_address, first_page, pages)
+
+
+def _bits(address: int, first_page: int, pages: int) -> int:
+    first_byte, last_byte = first_page // 8, (first_page + pages + 7) // 8
+    raw = ctypes.string_at(address + first_byte, last_byte - first_byte)
+    return int.from_bytes(raw, "little") >> first_page % 8 & ((1 << pages) - 1)

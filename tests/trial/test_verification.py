@@ -11,7 +11,9 @@ import pytest
 
 from kvmpc.abi import userfaultfd as uffd_abi
 from kvmpc.kernel import syscalls
-from kvmpc.loops.records import VcpuRecord
+from kvmpc.loops import program
+from kvmpc.loops.program import read_sources
+from kvmpc.loops.records import ReaderRecord, ResolverRecord, VcpuRecord
 from kvmpc.pagers.pager import Scene, Supply
 from kvmpc.result.records import TrialResult
 from kvmpc.trial.rig import Rig
@@ -131,22 +133,93 @@ def test_a_right_page_that_no_loop_installed_is_noticed(run: Run, spec: str) -> 
         _install_by_hand(rig.supply, 11, _page_bytes(rig.supply.scene, 11))
 
     error = _failed(run(spec, before_gate=install))
-    assert error == "68 pages were installed and 0 found present already, 69 expected"
+    assert error == (
+        "68 pages were fetched, 68 installed and 0 found present already; "
+        "69 expected, each fetched and installed once"
+    )
 
 
-def test_an_install_counted_twice_is_noticed(run: Run) -> None:
-    def count_again(supply: Supply) -> None:
+def _counting_from(counter: str, kind: type[ResolverRecord]) -> Callable[[Supply], None]:
+    """Return an `on_supply` that makes a thread of `kind` count from 1."""
+
+    def on_supply(supply: Supply) -> None:
         equip = supply.equip
 
         def equip_and_count(record: Any, staging_hva: int) -> None:
             equip(record, staging_hva)
-            if isinstance(record, VcpuRecord):
-                record.installs = 1
+            if isinstance(record, kind):
+                setattr(record, counter, 1)
 
         supply.equip = equip_and_count
+        for reader in supply.readers:
+            if isinstance(reader.record, kind):
+                setattr(reader.record, counter, 1)
 
-    error = _failed(run("exit", on_supply=count_again, vcpus=1))
-    assert error == "24 pages were installed and 0 found present already, 23 expected"
+    return on_supply
+
+
+@pytest.mark.parametrize(
+    ("counter", "found"),
+    [
+        ("fetches", "24 pages were fetched, 23 installed and 0 found present already; 23 "),
+        ("installs", "23 pages were fetched, 24 installed and 0 found present already; 23 "),
+        ("eexist", "23 pages were fetched, 23 installed and 1 found present already; 23 "),
+        ("exits_annotated", "24 faults came in, but 23 claims were made of their pages"),
+        ("exits_registers", "24 faults came in, but 23 claims were made of their pages"),
+        ("exits_mmio", "24 faults came in, but 23 claims were made of their pages"),
+        ("lost_claims", "23 faults came in, but 24 claims were made of their pages: 23 won, 1 l"),
+    ],
+)
+def test_what_a_vcpus_thread_counted_twice_is_noticed(run: Run, counter: str, found: str) -> None:
+    error = _failed(run("exit", on_supply=_counting_from(counter, VcpuRecord), vcpus=1))
+    assert error.startswith(found)
+
+
+@pytest.mark.parametrize("counter", ["fetches", "installs", "eexist", "lost_claims", "received"])
+@pytest.mark.parametrize("spec", ["uffd", "uffd,readers=2"])
+def test_what_a_reader_counted_twice_is_noticed(run: Run, spec: str, counter: str) -> None:
+    _failed(run(spec, on_supply=_counting_from(counter, ReaderRecord), vcpus=1))
+
+
+OVERLAPPING = {"overlap": True, "fetch_delay_ns": 200_000, "vcpus": 8}
+
+
+@pytest.mark.parametrize("options", [{}, OVERLAPPING, {"passes": 3}])
+@pytest.mark.parametrize("spec", ["uffd", "uffd,fetch=blocking,readers=3", "exit"])
+def test_a_claim_that_holds_nobody_off_is_noticed(
+    run: Run, monkeypatch: pytest.MonkeyPatch, spec: str, options: dict[str, Any]
+) -> None:
+    unclaimed = _mutated(
+        monkeypatch, "resolve.asm", "    lock bts qword ptr [rax], r12", "    xor eax, eax"
+    )
+    error = _failed(run(spec, on_supply=unclaimed, **options))
+    assert "is not claimed in the bitmap" in error or "each fetched and installed once" in error
+
+
+@pytest.mark.parametrize("spec", ["uffd,fetch=blocking,readers=3", "exit"])
+def test_pages_that_several_threads_fetch_are_noticed_by_their_count(
+    run: Run, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    # The bit is set, so the bitmaps are right; the thread that should see it does not.
+    blind = _mutated(monkeypatch, "resolve.asm", "    jc .lost", "")
+    error = _failed(run(spec, on_supply=blind, **OVERLAPPING))
+    assert error.endswith("; 23 expected, each fetched and installed once")
+
+
+def _mutated(
+    monkeypatch: pytest.MonkeyPatch, name: str, line: str, instead: str
+) -> Callable[[Supply], None]:
+    """Return an `on_supply` after which the trial's loops have another line in file `name`."""
+    sources = dict(read_sources())
+    assert sources[name].count(f"{line}\n") == 1
+    sources[name] = sources[name].replace(f"{line}\n", f"{instead}\n")
+    monkeypatch.setattr(program, "read_sources", lambda: list(sources.items()))
+
+    def on_supply(supply: Supply) -> None:
+        built = program.NativeProgram(program.build(supply.linked_steps()))
+        supply.program = lambda: built
+
+    return on_supply
 
 
 @pytest.mark.parametrize("touch_pages", [23, 512, 997])
@@ -184,6 +257,17 @@ def _flip(rig: Rig, page: int) -> None:
 def test_a_bit_set_after_the_page_came_is_noticed(run: Run, spec: str, page: int) -> None:
     error = _failed(run(spec, before_verify=lambda rig: _flip(rig, page)))
     assert error == f"page {page} is still marked missing in the bitmap"
+
+
+@pytest.mark.parametrize("spec", ["uffd", "exit"])
+@pytest.mark.parametrize("page", [0, 45, 68])
+def test_a_page_that_was_never_claimed_is_noticed(run: Run, spec: str, page: int) -> None:
+    def give_back(rig: Rig) -> None:
+        byte = ctypes.c_uint8.from_address(rig.bitmap.claimed_address + page // 8)
+        byte.value &= ~(1 << page % 8)
+
+    error = _failed(run(spec, before_verify=give_back))
+    assert error == f"page {page} is not claimed in the bitmap"
 
 
 def test_a_bit_cleared_for_a_page_nobody_touched_is_noticed(run: Run) -> None:

@@ -35,8 +35,10 @@ def test_a_range_of_bits_is_what_its_single_bits_are(first: int, length: int) ->
     with MissingBitmap(997) as bitmap:
         for index in range(0, 125, 3):
             ctypes.c_uint8.from_address(bitmap.missing_address + index).value &= 0xA5
-        bits = bitmap.missing(first, length)
-        assert bits.bit_length() <= length
-        assert [bits >> n & 1 for n in range(length)] == [
-            bitmap.is_missing(first + n) for n in range(length)
-        ]
+        size_bytes = -(-997 // 64) * 8
+        ctypes.memmove(bitmap.claimed_address, bitmap.missing_address, size_bytes)
+        for bits in (bitmap.missing(first, length), bitmap.claimed(first, length)):
+            assert bits.bit_length() <= length
+            assert [bits >> n & 1 for n in range(length)] == [
+                bitmap.is_missing(first + n) for n in range(length)
+            ]
