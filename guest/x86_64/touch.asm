@@ -40,7 +40,9 @@ touch:
     mov r14, rax
 .endif
 .if WRITE
-    mov [rsi + 8], r9                       ; the first touch: a store, to a word that holds no tag
+    ; The first touch: a store, to a word that holds no tag. The page's own address is never 0, so a
+    ; page that is filled again afterwards shows that it has lost it.
+    mov [rsi + WRITTEN_WORD], rsi
 .else
     mov rax, [rsi]
 .endif
@@ -113,7 +115,7 @@ touch:
     page_offset rsi, r9, [rdi + guest.run_shift], [rdi + guest.run_stride]
     add rsi, r15
 .if WRITE
-    cmp r9, [rsi + 8]
+    cmp rsi, [rsi + WRITTEN_WORD]
     jne .changed
 .endif
 .if CHECKED
@@ -127,7 +129,7 @@ touch:
 .endif
 .same:
 .if WRITE
-    mov [rsi + 8], r9
+    mov [rsi + WRITTEN_WORD], rsi
 .else
     mov rax, [rsi]
 .endif
@@ -151,7 +153,7 @@ touch:
     cmp qword ptr [rdi + guest.changed], 1
     jne .same
     mov [rdi + guest.changed_gpa], rsi
-    mov rax, [rsi + 8]
+    mov rax, [rsi + WRITTEN_WORD]
     mov [rdi + guest.changed_word], rax
     jmp .same
 .endif

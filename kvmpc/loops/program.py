@@ -37,6 +37,7 @@ _FILES = (
     "wake",
     "fill",
     "stamp",
+    "inspect",
     "crash",
 )
 

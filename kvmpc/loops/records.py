@@ -23,6 +23,7 @@ from kvmpc.units import PAGE_BYTES
 __all__ = [
     "ADDRESS_REGISTER",
     "FILL_FIELDS",
+    "INSPECT_FIELDS",
     "PENDING_FIELDS",
     "READER_FIELDS",
     "READ_MESSAGES",
@@ -31,9 +32,11 @@ __all__ = [
     "SHARED_FIELDS",
     "SPIN_CYCLES",
     "VCPU_FIELDS",
+    "WRITTEN_WORD",
     "Call",
     "FieldSpec",
     "FillRecord",
+    "InspectRecord",
     "PendingRecord",
     "ReaderRecord",
     "RecordArray",
@@ -61,6 +64,10 @@ ADDRESS_REGISTER: Final = "rsi"
 
 Where KVM reports a missing page without its address, vcpu.asm takes it from there."""
 
+WRITTEN_WORD: Final = 8
+"""Where in a page the guest's first touch stores, with write access: byte offset. It holds no tag,
+and 0 when it comes; then the page's own gpa."""
+
 _LINE_BYTES = 128
 """Two cache lines: the adjacent-line prefetcher takes them in pairs."""
 
@@ -86,6 +93,8 @@ class Return(enum.IntEnum):
     """A reader's ring has more pages on their way than there are vCPUs, which cannot be."""
     EVENT = 6
     """A userfaultfd message that is no page fault, or an odd length: `error` holds it."""
+    WRONG = 8
+    """`inspect`: the page at `index` does not hold what it should."""
 
 
 class Call(enum.IntEnum):
@@ -245,16 +254,22 @@ PENDING_FIELDS = (
     F("page", u64, "page", "scratch", "which page"),
 )
 
-FILL_FIELDS = (
-    F("stop", u64, "flag", "in", "1 = leave; set at any time"),
+_PART_FIELDS = (
     F("hva", u64, "hva", "in", "first page of the part"),
     F("gpa", u64, "gpa", "in", "the same page in the guest"),
-    F("index", u64, "index", "in", "first touched page to fill; counts up"),
+    F("index", u64, "index", "in", "first touched page to fill or read; counts up"),
     F("end", u64, "index", "in", "behind the last"),
     F("run_shift", u64, "bits", "in", "log2 of the pages in a run"),
     F("run_stride", u64, "pages", "in", "from one run's first page to the next one's"),
     F("tag_multiplier", u64, "number", "in", "TagRule.multiplier"),
     F("tag_seed", u64, "number", "in", "TagRule.seed"),
+)
+
+FILL_FIELDS = (F("stop", u64, "flag", "in", "1 = leave; set at any time"), *_PART_FIELDS)
+
+INSPECT_FIELDS = (
+    *_PART_FIELDS,
+    F("written", u64, "bits", "in", "all ones where the guest writes to each page, else 0"),
 )
 
 
@@ -299,6 +314,12 @@ class FillRecord(ctypes.Structure):
     """What part of memory to fill ahead of a trial."""
 
     _fields_ = ctypes_fields(FILL_FIELDS)
+
+
+class InspectRecord(ctypes.Structure):
+    """What part of memory to read back, and what the guest has written there."""
+
+    _fields_ = ctypes_fields(INSPECT_FIELDS)
 
 
 R = TypeVar("R", bound=ctypes.Structure)
@@ -375,6 +396,7 @@ def unit_constants(unit_bytes: int) -> dict[str, int]:
     return {
         "UNIT_BYTES": unit_bytes,
         "UNIT_SHIFT": unit_bytes.bit_length() - 1,
+        "WRITTEN_WORD": WRITTEN_WORD,
         "LAST_WORD": unit_bytes - 8,
     }
 
@@ -406,4 +428,5 @@ def host_symbols(unit_bytes: int = PAGE_BYTES) -> Symbols:
     fields |= record_symbols("reader", ReaderRecord, READER_FIELDS)
     fields |= record_symbols("pending", PendingRecord, PENDING_FIELDS)
     fields |= record_symbols("fill", FillRecord, FILL_FIELDS)
+    fields |= record_symbols("inspect", InspectRecord, INSPECT_FIELDS)
     return Symbols(constants, fields)

@@ -1,7 +1,7 @@
 """Which words of a page hold time stamps in a trial with a latency split: byte offsets.
 
-A page's first and last words are its tags (kvmpc/work/tags.py) and its second one the guest's;
-these lie between, on the first cache line. All are TSC cycles, of the host or, by
+A page's first and last words are its tags (kvmpc/work/tags.py) and its second one the guest's
+(WRITTEN_WORD); these lie between, on the first cache line. All are TSC cycles, of the host or, by
 `Vcpu.share_host_tsc`, the same in the guest.
 """
 

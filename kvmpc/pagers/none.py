@@ -14,7 +14,7 @@ from kvmpc.errors import UsageError
 from kvmpc.loops.records import FillRecord
 from kvmpc.pagers.pager import Pager, Scene, Supply
 from kvmpc.pagers.spec import Key, choice
-from kvmpc.vm.memory import DATA_GPA
+from kvmpc.vm.contents import part_fields
 from kvmpc.work.tags import ZERO, TagRule
 from kvmpc.work.work import Work
 
@@ -76,22 +76,14 @@ class PopulatedSupply(Supply):
     def before_ready(self, vcpu: int) -> int:
         """Fill this vCPU's pages; with overlap, its share of the pages that all touch."""
         scene = self.scene
-        work, layout = scene.work, scene.layout
-        order = layout.order(vcpu)
+        work = scene.work
+        order = scene.layout.order(vcpu)
         first, end = 0, order.count
         if work.overlap:
             first = vcpu * order.count // work.vcpus
             end = (vcpu + 1) * order.count // work.vcpus
-        record = FillRecord(
-            hva=scene.memory.hva_of_page(order.part_page),
-            gpa=DATA_GPA + order.part_page * work.unit_bytes,
-            index=first,
-            end=end,
-            run_shift=layout.run_pages.bit_length() - 1,
-            run_stride=layout.run_stride,
-            tag_multiplier=scene.tags.multiplier,
-            tag_seed=scene.tags.seed,
-        )
+        part = part_fields(scene.memory, scene.layout, scene.tags, order.part_page)
+        record = FillRecord(**part | {"index": first, "end": end})
         self._fills.append(record)
         # Either `stop` finds the record in the list, or it has set the flag before.
         if self._stopped:

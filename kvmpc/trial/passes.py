@@ -73,8 +73,8 @@ class FurtherPasses:
     def verify(self, guest: Guest) -> None:
         """Every vCPU made every pass, and found each page as it had left it. Raises: VerifyError.
 
-        A page that was filled twice with the same bytes shows here, and nowhere else: it has lost
-        what the guest wrote.
+        A page that was filled a second time between two passes has lost what the guest wrote, and
+        that shows here: by the end the next pass has written it anew.
         """
         for vcpu in range(len(self.records)):
             record = guest.record(vcpu)

@@ -10,11 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from kvmpc.errors import VerifyError
-from kvmpc.loops.records import ReaderRecord, ResolverRecord, VcpuRecord
+from kvmpc.kernel import syscalls
+from kvmpc.loops.program import NativeProgram
+from kvmpc.loops.records import (
+    WRITTEN_WORD,
+    InspectRecord,
+    ReaderRecord,
+    ResolverRecord,
+    Return,
+    VcpuRecord,
+)
 from kvmpc.trial.outcome import Finding
 from kvmpc.vm.bitmap import MissingBitmap
+from kvmpc.vm.contents import part_fields
 from kvmpc.vm.guest import Guest
-from kvmpc.vm.memory import DATA_GPA
+from kvmpc.vm.memory import DATA_GPA, GuestMemory
 from kvmpc.vm.presence import Presence
 from kvmpc.work.layout import Layout
 from kvmpc.work.tags import ZERO, TagRule
@@ -24,12 +34,16 @@ __all__ = [
     "verified",
     "verify_absent",
     "verify_bitmap",
+    "verify_contents",
     "verify_counts",
     "verify_guest",
     "verify_presence",
 ]
 
 _Check = Callable[[], None]
+
+_PIECE = 1 << 16
+"""Pages read back between two looks at whether somebody wants to stop."""
 
 
 def _parts(layout: Layout, check: _Check) -> Iterator[int]:
@@ -157,6 +171,55 @@ def _notices(record: ResolverRecord) -> tuple[str, ...]:
     if isinstance(record, VcpuRecord):
         return ("exits_annotated", "exits_registers", "exits_mmio")
     return ()
+
+
+def verify_contents(
+    program: NativeProgram,
+    memory: GuestMemory,
+    layout: Layout,
+    tags: TagRule,
+    check: _Check = lambda: None,
+) -> None:
+    """Every touched page still holds its tags, and the word that the guest wrote when it came.
+
+    So a page that was lost after its vCPU had gone on, and filled again, is found: the second fill
+    has the same tags, but not that word. With read access nobody writes to a page, the two fills
+    are the same to the last bit, and only the counts may tell of the second one.
+
+    To be called once `verify_presence` has passed and the userfaultfds are unregistered: pages are
+    read where they are, so none may be missing, nor wait for anybody.
+    Raises: VerifyError, OSError, KernelError, what `check` raises.
+    """
+    work = layout.work
+    for first in range(0, work.total_pages, work.pages_per_part):
+        record = InspectRecord(**part_fields(memory, layout, tags, first))
+        record.written = ~0 if work.access == "write" else 0
+        for end in range(_PIECE, work.touched_per_part + _PIECE, _PIECE):
+            check()
+            record.end = min(end, work.touched_per_part)
+            if program.call("inspect", record) != Return.OK:
+                page = first + layout.page_of_index(record.index)
+                raise VerifyError(_difference(memory, work, tags, page))
+
+
+def _difference(memory: GuestMemory, work: Work, tags: TagRule, page: int) -> str:
+    """Return what page `page` holds that it should not. Raises: OSError, KernelError."""
+    gpa = DATA_GPA + page * work.unit_bytes
+    words = memoryview(syscalls.read_own_memory(memory.hva_of_page(page), work.unit_bytes))
+    wanted = {0: tags.tag(gpa), work.unit_bytes - 8: tags.last_word(gpa)}
+    wanted[WRITTEN_WORD] = gpa if work.access == "write" else 0
+    found = {offset: int.from_bytes(words[offset : offset + 8], "little") for offset in wanted}
+    wrong = [offset for offset, word in wanted.items() if found[offset] != word]
+    if wrong == [WRITTEN_WORD] and not found[WRITTEN_WORD]:
+        told = "its tags are right, but what the guest wrote is gone: it was filled a second time"
+    else:
+        told = "; ".join(
+            f"byte {offset}: {found[offset]:#018x}, not {wanted[offset]:#018x}" for offset in wrong
+        )
+    return (
+        f"page {page} (gpa {gpa:#x}) does not hold what it did when the guest looked: {told}; "
+        f"{memory.presence.describe(page)}"
+    )
 
 
 def verified(work: Work, tags: TagRule) -> Finding:

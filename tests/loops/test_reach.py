@@ -6,8 +6,8 @@ import pytest
 
 from tests.fakes.scripted import instrumented, unreached
 
-SUITE = ("test_crash.py", "test_entry.py", "test_gate.py", "test_reader_loop.py", "test_resolve.py")
-SUITE += ("test_stamps.py", "test_vcpu_loop.py")
+SUITE = ("test_crash.py", "test_entry.py", "test_gate.py", "test_inspect.py")
+SUITE += ("test_reader_loop.py", "test_resolve.py", "test_stamps.py", "test_vcpu_loop.py")
 
 
 def _whole_suite_ran(request: pytest.FixtureRequest) -> bool:

@@ -10,6 +10,7 @@ from kvmpc.abi import clock, epoll, poll
 from kvmpc.abi import userfaultfd as uffd_abi
 from kvmpc.loops.records import (
     FILL_FIELDS,
+    INSPECT_FIELDS,
     PENDING_FIELDS,
     READER_FIELDS,
     RESOLVER_FIELDS,
@@ -69,7 +70,10 @@ def test_what_threads_count_in_shares_no_cache_line_with_the_gate(name: str) -> 
 
 @pytest.mark.parametrize(
     "fields",
-    [FILL_FIELDS, PENDING_FIELDS, READER_FIELDS, RESOLVER_FIELDS, SHARED_FIELDS, VCPU_FIELDS],
+    [
+        *(FILL_FIELDS, INSPECT_FIELDS, PENDING_FIELDS),
+        *(READER_FIELDS, RESOLVER_FIELDS, SHARED_FIELDS, VCPU_FIELDS),
+    ],
 )
 def test_every_field_says_its_unit_who_writes_it_and_what_it_means(
     fields: tuple[FieldSpec, ...],

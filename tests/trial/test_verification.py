@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from kvmpc.abi import userfaultfd as uffd_abi
+from kvmpc.errors import Interrupted
 from kvmpc.kernel import syscalls
 from kvmpc.loops import program
-from kvmpc.loops.program import read_sources
 from kvmpc.loops.records import ReaderRecord, ResolverRecord, VcpuRecord
 from kvmpc.pagers.pager import Scene, Supply
 from kvmpc.result.records import TrialResult
+from kvmpc.trial import verify
 from kvmpc.trial.rig import Rig
+from kvmpc.trial.signals import Interrupt
 from kvmpc.units import PAGE_BYTES
 
 pytestmark = pytest.mark.kvm
@@ -187,36 +191,32 @@ OVERLAPPING = {"overlap": True, "fetch_delay_ns": 200_000, "vcpus": 8}
 @pytest.mark.parametrize("options", [{}, OVERLAPPING, {"passes": 3}])
 @pytest.mark.parametrize("spec", ["uffd", "uffd,fetch=blocking,readers=3", "exit"])
 def test_a_claim_that_holds_nobody_off_is_noticed(
-    run: Run, monkeypatch: pytest.MonkeyPatch, spec: str, options: dict[str, Any]
+    run: Run, spec: str, options: dict[str, Any]
 ) -> None:
-    unclaimed = _mutated(
-        monkeypatch, "resolve.asm", "    lock bts qword ptr [rax], r12", "    xor eax, eax"
-    )
+    unclaimed = _mutated("resolve.asm", "    lock bts qword ptr [rax], r12", "    xor eax, eax")
     error = _failed(run(spec, on_supply=unclaimed, **options))
     assert "is not claimed in the bitmap" in error or "each fetched and installed once" in error
 
 
 @pytest.mark.parametrize("spec", ["uffd,fetch=blocking,readers=3", "exit"])
-def test_pages_that_several_threads_fetch_are_noticed_by_their_count(
-    run: Run, monkeypatch: pytest.MonkeyPatch, spec: str
-) -> None:
+def test_pages_that_several_threads_fetch_are_noticed_by_their_count(run: Run, spec: str) -> None:
     # The bit is set, so the bitmaps are right; the thread that should see it does not.
-    blind = _mutated(monkeypatch, "resolve.asm", "    jc .lost", "")
+    blind = _mutated("resolve.asm", "    jc .lost", "")
     error = _failed(run(spec, on_supply=blind, **OVERLAPPING))
     assert error.endswith("; 23 expected, each fetched and installed once")
 
 
-def _mutated(
-    monkeypatch: pytest.MonkeyPatch, name: str, line: str, instead: str
-) -> Callable[[Supply], None]:
+def _mutated(name: str, line: str, instead: str) -> Callable[[Supply], None]:
     """Return an `on_supply` after which the trial's loops have another line in file `name`."""
-    sources = dict(read_sources())
+    sources = dict(program.read_sources())
     assert sources[name].count(f"{line}\n") == 1
     sources[name] = sources[name].replace(f"{line}\n", f"{instead}\n")
-    monkeypatch.setattr(program, "read_sources", lambda: list(sources.items()))
 
     def on_supply(supply: Supply) -> None:
-        built = program.NativeProgram(program.build(supply.linked_steps()))
+        # Only while it is built: what is loaded otherwise is kept for all that follows.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(program, "read_sources", lambda: list(sources.items()))
+            built = program.NativeProgram(program.build(supply.linked_steps()))
         supply.program = lambda: built
 
     return on_supply
@@ -245,6 +245,132 @@ def test_a_page_that_vanished_is_noticed(run: Run, spec: str) -> None:
 
     error = _failed(run(spec, before_verify=drop))
     assert error == "page 45 is missing; 22 pages of part 1 are present, 23 expected"
+
+
+PAGERS = pytest.mark.parametrize("spec", ["none", "none,host=populated", "uffd", "exit"])
+SHAPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "overlap": {"overlap": True},
+    "passes": {"passes": 3},
+    "overlapping passes": {"overlap": True, "passes": 3, "vcpus": 8},
+    "scattered": {"order": "scattered"},
+    "sparse": {"pages": 997, "touch_pages": 23},
+    "sparse runs": {"pages": 2048, "touch_pages": 997},
+    "split": {"split": True},
+    "one page": {"vcpus": 1, "pages": 1},
+}
+
+
+def _touched(rig: Rig) -> list[int]:
+    """Return a few pages that were touched: the first and the last of all, and one between."""
+    work = rig.work
+    first, between, last = (
+        rig.layout.page_of_index(index)
+        for index in (0, work.touched_per_part // 2, work.touched_per_part - 1)
+    )
+    behind = (work.parts - 1) * work.pages_per_part
+    return list(dict.fromkeys((first, between, behind + last)))
+
+
+def _fill_again(rig: Rig, page: int) -> None:
+    """Drop a page, and bring it as it came: with its tags, without what the guest wrote."""
+    hva = rig.memory.hva_of_page(page)
+    syscalls.madvise(hva, PAGE_BYTES, mmap.MADV_DONTNEED, call="madvise")
+    if hasattr(rig.supply, "_shares"):
+        _install_by_hand(rig.supply, page, _page_bytes(rig.supply.scene, page))
+    else:
+        syscalls.write_own_memory(hva, _page_bytes(rig.supply.scene, page))
+
+
+@PAGERS
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_page_that_was_filled_again_after_the_guest_wrote_it_is_noticed(
+    run: Run, spec: str, shape: str, which: int
+) -> None:
+    pages: list[int] = []
+
+    def fill_again(rig: Rig) -> None:
+        touched = _touched(rig)
+        pages.append(touched[which % len(touched)])
+        _fill_again(rig, pages[0])
+
+    error = _failed(run(spec, before_verify=fill_again, **SHAPES[shape]))
+    gpa = (1 << 32) + pages[0] * PAGE_BYTES
+    assert error.startswith(
+        f"page {pages[0]} (gpa {gpa:#x}) does not hold what it did when the guest looked: its tags "
+        f"are right, but what the guest wrote is gone: it was filled a second time; page "
+        f"{pages[0]} is present; its mapping: "
+    )
+
+
+@pytest.mark.parametrize("spec", ["none,host=populated", "uffd", "exit"])
+def test_a_second_fill_of_a_page_that_is_only_read_is_the_first_one_over_again(
+    run: Run, spec: str
+) -> None:
+    # What verification says that it cannot see: should it ever, its words are to change.
+    result = run(spec, access="read", before_verify=lambda rig: _fill_again(rig, 30))
+    assert (result.error, result.verified) == (None, "yes")
+
+
+@PAGERS
+@pytest.mark.parametrize("access", ["write", "read"])
+@pytest.mark.parametrize("byte", [0, 8, PAGE_BYTES - 1])
+def test_a_page_that_was_changed_after_the_guest_looked_is_noticed(
+    run: Run, spec: str, access: str, byte: int
+) -> None:
+    if (spec, access) == ("none", "read"):
+        pytest.skip("is refused: the shared zero page would answer")
+
+    def change(rig: Rig) -> None:
+        hva = rig.memory.hva_of_page(30) + byte
+        (old,) = syscalls.read_own_memory(hva, 1)
+        syscalls.write_own_memory(hva, bytes([old ^ 0x10]))
+
+    error = _failed(run(spec, access=access, before_verify=change))
+    told = f"guest looked: byte {byte // 8 * 8}: 0x"
+    assert error.startswith(f"page 30 (gpa 0x10001e000) does not hold what it did when the {told}")
+    assert ";" not in error.split(told)[1].split("; page 30 is present")[0], "one word is wrong"
+
+
+@pytest.mark.parametrize("spec", ["uffd", "exit", "exit,uffds=per-vcpu"])
+def test_a_page_that_is_lost_while_it_is_read_back_is_no_crash_and_no_hang(
+    run: Run, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    seen = verify.verify_contents
+
+    def lose_one(program: Any, memory: Any, *arguments: Any) -> None:
+        hva = memory.hva_of_page(30)
+        syscalls.madvise(hva, PAGE_BYTES, mmap.MADV_DONTNEED, call="madvise")
+        seen(program, memory, *arguments)
+
+    monkeypatch.setattr(verify, "verify_contents", lose_one)
+    assert "byte 0: 0x0000000000000000, not 0x" in _failed(run(spec))
+
+
+def test_reading_back_makes_no_page_present(run: Run) -> None:
+    present: list[int] = []
+
+    def count(rig: Rig) -> None:
+        def checked() -> None:
+            pages = rig.memory.presence.present(0, rig.work.total_pages)
+            present.append(sum(pages))
+
+        verify.verify_contents(rig.program, rig.memory, rig.layout, rig.tags, checked)
+        checked()
+
+    result = run("none", pages=2048, touch_pages=997, before_verify=count)
+    assert result.error is None
+    assert set(present) == {3 * 997}
+
+
+def test_an_interrupt_ends_the_reading_back(run: Run, interrupt: Interrupt) -> None:
+    def interrupt_now(_: Rig) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        run("uffd", before_verify=interrupt_now)
+    assert interrupt.signal_name == "SIGINT"
 
 
 def _flip(rig: Rig, page: int) -> None:
