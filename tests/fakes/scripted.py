@@ -331,9 +331,16 @@ class ScriptedKernel:
         skipped: int = 0,
         do: Callable[[], None] = lambda: None,
     ) -> None:
-        """Expect UFFDIO_COPY of `page` from byte `skipped` on; leave `copied` in its `copy`."""
+        """Expect UFFDIO_COPY of `page` from byte `skipped` on; leave `copied` in its `copy`.
+
+        Whoever installs has claimed the page before, and clears its missing bit only afterwards:
+        one who reads the bitmap, as a kernel with its own would, must never run into a page that
+        is not there.
+        """
 
         def check() -> None:
+            assert setting.is_claimed(page), "installed by somebody who has not claimed it"
+            assert setting.bitmap.is_missing(page), "published before it is installed"
             asked = uffd_abi.uffdio_copy.from_address(_address(record, "copy_dst"))
             assert asked.dst == setting.data_hva + page * PAGE_BYTES + skipped
             assert asked.src == record.staging + skipped
@@ -601,11 +608,11 @@ class Setting:
 
     def claimed(self) -> set[int]:
         """Return the pages that are claimed."""
-        return {
-            page
-            for page in range(self.pages)
-            if self._word(self.bitmap.claimed_address, page).value >> page % 64 & 1
-        }
+        return {page for page in range(self.pages) if self.is_claimed(page)}
+
+    def is_claimed(self, page: int) -> bool:
+        """Return whether `page` is claimed."""
+        return bool(self.bitmap.claimed(page, 1))
 
     def missing_word(self, page: int) -> tuple[int, int]:
         """Return (address, value) of the futex for `page`."""

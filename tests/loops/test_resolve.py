@@ -42,6 +42,22 @@ def test_a_missing_page_is_claimed_installed_and_published(
     assert record.fetch_cycles == 0
 
 
+@pytest.mark.parametrize("build", STEPS)
+def test_the_script_refuses_an_install_of_a_page_that_is_published_already(
+    kernel: ScriptedKernel, setting: Setting, build: str
+) -> None:
+    # So every test that expects an install, of whatever build, shows the order of the two.
+    record = setting.reader()
+    setting.back(record)
+    if "delay" in build:
+        kernel.monotonic(NOW_NS, record=record)
+        kernel.sleep(record, NOW_NS)
+    kernel.copy(setting, record, 9)
+    setting.publish(9)
+    with pytest.raises(AssertionError, match="published before it is installed"):
+        kernel.run("resolve", record, page=9, build=build)
+
+
 def test_every_page_of_a_bitmap_of_many_words_has_a_bit_of_its_own(kernel: ScriptedKernel) -> None:
     setting = Setting(pages=997)
     record = setting.resolver()

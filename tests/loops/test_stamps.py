@@ -107,6 +107,7 @@ def test_a_delay_is_not_part_of_the_claim_of_a_page_from_the_ring(
     record.queue_head, record.queue_tail = 3, 4
     entry = PendingRecord.from_address(record.queue + 3 * ctypes.sizeof(PendingRecord))
     entry.due_cycles, entry.page = 5000, 1
+    setting.claim(1)
     seen: list[list[int]] = []
     kernel.copy(setting, record, 1, do=lambda: seen.append(staged(record)))
     assert kernel.run("due_installs", record, build="pipelined+split") == Return.OK
