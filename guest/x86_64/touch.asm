@@ -100,6 +100,7 @@ touch:
     dec r8
     jnz .next
 
+    lfence
     rdtsc
     shl rdx, 32
     or rax, rdx

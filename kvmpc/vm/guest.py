@@ -23,10 +23,16 @@ from kvmpc.vm.record import GUEST_FIELDS, HISTOGRAM_LIMIT, GuestRecord
 from kvmpc.work.layout import Layout
 from kvmpc.work.tags import TagRule
 
-__all__ = ["DONE_PORT", "READY_PORT", "TRAP_PORT", "Guest", "assemble_guest"]
+__all__ = ["DONE_PORT", "READY_PORT", "TRAP_PORT", "Guest", "assemble_guest", "read_sources"]
 
 READY_PORT, DONE_PORT, TRAP_PORT = 0x10, 0x11, 0x12
 """The guest's three words to the host, each an `out` of one byte."""
+
+
+def read_sources() -> list[tuple[str, str]]:
+    """Return (file name, text) of every assembly file, in the order they are linked."""
+    folder = resources.files("kvmpc._guest") / x86.FOLDER
+    return [(name, (folder / name).read_text("ascii")) for name in x86.SOURCES]
 
 
 @cache
@@ -43,8 +49,6 @@ def assemble_guest(
 
     It begins with the exception table, so that is where the program is.
     """
-    folder = resources.files("kvmpc._guest") / x86.FOLDER
-    sources = [(name, (folder / name).read_text("ascii")) for name in x86.SOURCES]
     wanted = {"WRITE": write, "TIMED": timed, "CHECKED": checked, "PASSES": passes}
     wanted["SPLIT"] = split
     symbols = Symbols(
@@ -61,7 +65,7 @@ def assemble_guest(
         fields=record_symbols("guest", GuestRecord, GUEST_FIELDS),
         flags=frozenset(name for name, on in wanted.items() if on),
     )
-    return assemble([("exception table", x86.EXCEPTION_TABLE), *sources], symbols)
+    return assemble([("exception table", x86.EXCEPTION_TABLE), *read_sources()], symbols)
 
 
 class Guest:

@@ -476,10 +476,15 @@ class ScriptedKernel:
         self.poll(record, reply=-errno.EINTR, do=lambda: setattr(record, "stop", 1))
 
 
+@cache
+def _clock() -> NativeProgram:
+    return load(Steps())
+
+
 def tsc() -> int:
     """Return the host's TSC now. No script can set it: tests bound what a loop read by this."""
     record = ResolverRecord()
-    assert load(Steps()).call("stamp_start", record) == Return.OK
+    assert _clock().call("stamp_start", record) == Return.OK
     return int(record.start_cycles)
 
 

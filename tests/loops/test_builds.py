@@ -235,6 +235,12 @@ def test_whatever_several_threads_change_is_changed_by_locked_instructions() -> 
     assert sorted({text.split()[1] for text in found}) == ["btr", "bts", "dec", "inc"]
 
 
+def test_whatever_reads_the_tsc_stands_behind_a_fence() -> None:
+    # No test can script when a processor reads it. The guest's: tests/vm/test_touch.py.
+    texts = [line.text for line in build(Steps()).listing]
+    assert [texts[at - 1] for at, text in enumerate(texts) if text == "rdtsc"] == ["lfence"]
+
+
 @EACH_BUILD
 def test_the_marked_build_is_the_pagers_build_but_for_marks_and_system_calls(name: str) -> None:
     files = {file for file, _ in read_sources()}
