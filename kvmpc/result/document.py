@@ -14,6 +14,7 @@ import math
 import reprlib
 import typing
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, Final
 
 from kvmpc.caution import Caution
@@ -105,9 +106,17 @@ def _dump(value: object) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, Caution | PagerInfo | Point | Profile | Skip):
+    if isinstance(value, Profile):
+        return _as_read(value)
+    if isinstance(value, Caution | PagerInfo | Point | Skip):
         return vars(value)
     raise TypeError(f"{value!r} has no place in a result")
+
+
+def _as_read(profile: Profile) -> dict[str, object]:
+    """Return the fields of `profile`; those that an older document lacks, where they say more."""
+    optional = {field.name: field.default for field in fields(profile)}
+    return {name: value for name, value in vars(profile).items() if value != optional[name]}
 
 
 def from_json(text: str, path: str) -> Result:

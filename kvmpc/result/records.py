@@ -17,6 +17,7 @@ from kvmpc.result.schema import AtLeast
 
 __all__ = [
     "FAILED",
+    "FEWEST_SAMPLES",
     "OK",
     "PROFILED",
     "Point",
@@ -34,6 +35,9 @@ FAILED: Final = "failed"
 PROFILED: Final = -1
 """The round of a trial that was profiled: it gives no rate."""
 
+FEWEST_SAMPLES: Final = 200
+"""With fewer a profile tells no share: that of a quarter of the time would be 12 points wide."""
+
 
 Count = Annotated[int, AtLeast(0)]
 Share = Annotated[float, AtLeast(0)]
@@ -49,8 +53,9 @@ class Role(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Where the CPU time of one trial's threads went, by sampling; shares are of all of it.
+    """Where the CPU time of a trial's threads went, by sampling; shares are of all of it.
 
+    From the gate to a thread's own last page, a reader's to the last page of all.
     event: what was sampled: ``cycles``, or ``cpu-clock`` where there is no PMU.
     samples: how many; frequency_hz: how many a second of CPU time were asked for.
     modes: share in ``guest``, ``kernel``, ``user``. roles: share of ``vcpus`` and ``readers``.
@@ -59,6 +64,9 @@ class Profile:
     irqs_off: share taken where interrupts come on again, by the same: held or waited for, a clock
         cannot tell; empty where the event is no clock.
     top: share of the functions with the most time of their own, in descending order.
+    trials: of how many trials the samples are: one alone may be too short.
+    effective_samples: how many samples of one weight tell as much; None in documents that are
+        older, where it is `samples`.
     """
 
     event: str
@@ -69,6 +77,19 @@ class Profile:
     spin: Mapping[str, Share]
     irqs_off: Mapping[str, Share]
     top: Mapping[str, Share]
+    trials: Annotated[int, AtLeast(1)] = 1
+    effective_samples: Count | None = None
+
+    @property
+    def weight(self) -> int:
+        """How many samples of one weight tell as much."""
+        found = self.effective_samples
+        return self.samples if found is None else min(found, self.samples)
+
+    @property
+    def tells(self) -> bool:
+        """Whether there are samples enough for any share to be told."""
+        return self.weight >= FEWEST_SAMPLES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +250,7 @@ WAITERS: Mapping[str, str] = {
     "mmu_lock": "mmu_lock",
     "mmap_vma": "mmap, VMA locks",
     "page_allocator": "page allocator",
+    "run_queue": "run queues",
     "other": "other",
 }
 """Whose locks are told apart, and what a table calls them."""

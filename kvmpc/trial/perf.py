@@ -20,14 +20,14 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, Self
 
 from kvmpc.caution import Caution
 from kvmpc.host.confinement import CAP_PERFMON, Confinement, either
 from kvmpc.loops.program import NativeProgram
-from kvmpc.trial.samples import Sample, parse
+from kvmpc.trial.samples import Sample, Window, parse
 from kvmpc.trial.signals import NEVER, Interrupt
 
 __all__ = ["Recorder", "named_loops", "not_allowed"]
@@ -35,15 +35,21 @@ __all__ = ["Recorder", "named_loops", "not_allowed"]
 _EVENTS = ("cycles", "cpu-clock")
 """perf itself samples cpu-clock where there are no cycles; the second is for one that does not."""
 
-_RECORD = ("record", "-o", "-", "-B", "-N", "-g", "-D", "-1")
+_CLOCK = ("-T", "-k", "CLOCK_MONOTONIC")
+"""Every sample is stamped, by the clock of the loops' own stamps; one that NMIs may read, too."""
+
+_RECORD = ("record", "-o", "-", "-B", "-N", "-g", "-D", "-1", *_CLOCK)
 """To a pipe, no build ids, none kept, call chains, switched off at first."""
 
-_READ = ("script", "-i", "-", "--no-inline", "-F", "tid,period,event,ip,sym")
+_READ = ("script", "-i", "-", "--no-inline", "--ns", "-F", "tid,time,period,event,ip,sym")
 
 _MOST_HZ, _LEAST_HZ, _TOTAL_HZ = 1999, 97, 32_000
 _START_S, _SWITCH_S, _STOP_S, _READ_S = 10.0, 2.0, 10.0, 120.0
 _POLL_S = 0.05
 _PUT_DOWN_S = 1.0
+
+_ENDED_WELL = (0, -signal.SIGINT, 128 + signal.SIGINT)
+"""perf record, told to stop by SIGINT, ends by that signal, or as if it were all it had to do."""
 
 _SEE = "see whether `perf record` works on this host"
 _FORBIDDEN = r"perf_event_paranoid|permission|not permitted|access to performance"
@@ -57,9 +63,10 @@ _REMEDIES = (
 
 
 class Recorder:
-    """perf, attached to this process: `begin` and `end` bound what it samples.
+    """perf, attached to this process: `begin` and `end` bound what it samples, once or often.
 
-    threads: tid -> role, as `begin` was told; problem: why there are no samples, once that is so.
+    windows: what of it counts, as `end` was told; problem: why there are no samples, once that is
+    so.
     """
 
     def __init__(self, interrupt: Interrupt = NEVER) -> None:
@@ -68,7 +75,7 @@ class Recorder:
         self._perf: subprocess.Popen[bytes] | None = None
         self._silent = False
         self._program: NativeProgram | None = None
-        self.threads: Mapping[int, str] = {}
+        self.windows: list[Window] = []
         self.frequency_hz = max(_LEAST_HZ, min(_MOST_HZ, _TOTAL_HZ // (os.cpu_count() or 1)))
         self.problem: Caution | None = None
 
@@ -179,16 +186,17 @@ class Recorder:
         )
         return (f"{otherwise}: {said[:200]}" if said else otherwise), remedy
 
-    def begin(self, threads: Mapping[int, str], program: NativeProgram) -> None:
-        """Sample from now on; `threads` (tid -> role) are looked at, `program` is what they run.
-
-        Raises: Interrupted.
-        """
-        self.threads, self._program = dict(threads), program
+    def begin(self, program: NativeProgram) -> None:
+        """Sample from now on; `program` is what the threads run. Raises: Interrupted."""
+        self._program = program
         self._switch("enable", _SWITCH_S)
 
-    def end(self) -> None:
-        """Sample no longer. Raises: Interrupted."""
+    def end(self, windows: Iterable[Window]) -> None:
+        """Sample no longer; of what was sampled, only what lies in `windows` will count.
+
+        perf hears of both ends later than they are. Raises: Interrupted.
+        """
+        self.windows += windows
         self._switch("disable", _SWITCH_S)
 
     @contextmanager
@@ -204,6 +212,10 @@ class Recorder:
         perf.send_signal(signal.SIGINT)  # as Ctrl-C: it writes what it has
         if not self._ended(perf, _STOP_S):
             self._fail("perf does not stop", _SEE)
+            yield iter(())
+            return
+        if perf.returncode not in _ENDED_WELL:
+            self._fail(*self._words(f"perf record ended with {perf.returncode}"))
             yield iter(())
             return
         with ExitStack() as stack:
@@ -230,6 +242,9 @@ class Recorder:
                 self._fail("perf script does not end", "use less --mem-per-vcpu")
             elif script.returncode:
                 self._fail(*self._words(f"perf script ended with {script.returncode}"))
+            if self.problem is not None:  # a part of them would pass for all
+                yield iter(())
+                return
             text.seek(0)
             yield parse(line.decode(errors="replace") for line in text)
 

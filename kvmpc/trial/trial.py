@@ -20,6 +20,7 @@ from kvmpc.trial import tally, verify
 from kvmpc.trial.outcome import Finding, blank_result, fold
 from kvmpc.trial.perf import Recorder
 from kvmpc.trial.rig import NO_HOOKS, Rig, TrialHooks
+from kvmpc.trial.samples import Window
 from kvmpc.trial.signals import NEVER, Interrupt
 from kvmpc.trial.split import latency_split
 from kvmpc.trial.watchdog import WATCHDOG_S, Watchdog
@@ -97,9 +98,7 @@ def _open_gate(rig: Rig, recorder: Recorder | None) -> None:
     """Begin what is counted and recorded, and let all run."""
     rig.stats.begin()
     if recorder is not None:
-        threads = {worker.tid or 0: "vcpus" for worker in rig.vcpus}
-        threads |= {worker.tid or 0: "readers" for worker in rig.readers}
-        recorder.begin(threads, rig.program)
+        recorder.begin(rig.program)
     rig.crew.open_gate()
 
 
@@ -107,7 +106,7 @@ def _join(rig: Rig, watchdog: Watchdog, recorder: Recorder | None, hooks: TrialH
     """Wait until every vCPU has its pages, then for its further passes, without readers."""
     watchdog.wait("done", len(rig.vcpus), rig.timeline)
     if recorder is not None:
-        recorder.end()
+        recorder.end(_windows(rig))
     rig.stats.end()
     stuck = rig.crew.stop(rig.readers, lambda: None)
     if stuck:
@@ -119,6 +118,15 @@ def _join(rig: Rig, watchdog: Watchdog, recorder: Recorder | None, hooks: TrialH
         watchdog.wait("again", len(rig.vcpus), rig.timeline)
     if rig.timeline is not None:
         rig.timeline.sample(now=True)
+
+
+def _windows(rig: Rig) -> list[Window]:
+    """Return when each thread of the trial was at work: a reader's lasts to the last page."""
+    begin_ns = rig.gate.gate_ns
+    last_ns = max(record.end_ns for record in rig.vcpu_records)
+    vcpus = [Window(vcpu.tid or 0, "vcpus", begin_ns, vcpu.record.end_ns) for vcpu in rig.vcpus]
+    readers = [Window(reader.tid or 0, "readers", begin_ns, last_ns) for reader in rig.readers]
+    return vcpus + readers
 
 
 def _stop(rig: Rig, held: ExitStack) -> None:

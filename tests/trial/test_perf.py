@@ -16,7 +16,7 @@ from kvmpc.loops.program import load
 from kvmpc.loops.steps import Steps
 from kvmpc.trial import perf
 from kvmpc.trial.perf import Recorder, named_loops
-from kvmpc.trial.samples import Sample
+from kvmpc.trial.samples import Sample, Window
 from kvmpc.trial.signals import Interrupt
 
 PRELUDE = """
@@ -29,7 +29,10 @@ def serve(commands=10**9):
         os.write(acknowledge, b"ack\\n\\0")
 """
 
-SAMPLES = "  23    100 cycles:P: \n\tffffffff81000000 clear_page_erms\n\n  99   7 cycles:P: \n\n"
+SAMPLES = (
+    "  23  1.000000007:  100 cycles:P: \n\tffffffff81000000 clear_page_erms\n\n"
+    "  99  2.000000000:    7 cycles:P: \n\n"
+)
 
 BODIES = {
     "works": f"""
@@ -53,6 +56,11 @@ else: serve()
     "dies": "serve(commands=2)",
     # Its pipes are closed long before it has ended, as on a host that has other things to do.
     "dies-slowly": "serve(commands=2); os.closerange(3, 100); time.sleep(0.5); sys.exit(23)",
+    # As of the OOM killer, once all was sampled.
+    "killed": """
+signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+serve()
+""",
     "deaf": """
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 serve(); time.sleep(1000)
@@ -63,6 +71,11 @@ else: serve()
 """,
     "unreadable": """
 if sys.argv[1] == "script": sys.exit("incompatible file format")
+else: serve()
+""",
+    # It wrote some samples, and then met what it could not read.
+    "half-readable": f"""
+if sys.argv[1] == "script": print({SAMPLES!r}); sys.exit("incompatible file format")
 else: serve()
 """,
     "endless": """
@@ -109,8 +122,8 @@ def recorded(interrupt: Interrupt | None = None) -> tuple[list[Sample], str]:
     """Return what a recording gives, and what its problem is, without the common words."""
     before, own = _open_fds(), _children()
     with Recorder(interrupt or Interrupt()) as recorder:
-        recorder.begin({23: "vcpus"}, load(Steps()))
-        recorder.end()
+        recorder.begin(load(Steps()))
+        recorder.end([Window(23, "vcpus", 0, 10**10)])
         with recorder.samples() as samples:
             found = list(samples)
     assert _open_fds() == before
@@ -124,8 +137,8 @@ def test_what_perf_samples_between_begin_and_end_is_read(stand_in: Callable[[str
     stand_in("works")
     found, problem = recorded()
     assert problem == ""
-    assert [(one.tid, one.weight, one.function) for one in found] == [
-        (23, 100, "clear_page_erms"), (99, 7, "(guest)"),
+    assert [(one.tid, one.time_ns, one.weight, one.function) for one in found] == [
+        (23, 1_000_000_007, 100, "clear_page_erms"), (99, 2_000_000_000, 7, "(guest)"),
     ]  # fmt: skip
 
 
@@ -144,6 +157,8 @@ def test_where_there_are_no_cycles_the_clock_is_sampled(stand_in: Callable[[str]
         ("dies", ("perf record ended with 0",)),
         ("dies-slowly", ("perf record ended with 23",)),
         ("deaf", ("perf does not stop",)),
+        ("killed", ("perf record ended with -9",)),
+        ("half-readable", ("perf script ended with 1", "incompatible file format")),
         ("unreadable", ("perf script ended with 1", "incompatible file format")),
         ("endless", ("perf script does not end",)),
         ("nonsense", ()),

@@ -53,6 +53,8 @@ def test_a_profile_says_where_the_time_went(profiled: RunProfiled, spec: str) ->
     if not profile.spin:
         pytest.skip("the kernel's functions have no names here")
     assert set(profile.spin) == set(WAITERS)
+    assert profile.tells
+    assert not any(name.startswith("_Py") for name in profile.top), "after the last page"
     assert 0 <= sum(profile.spin.values()) <= profile.modes["kernel"]
     spent = [share for function, share in profile.top.items() if function != "[unknown]"]
     assert sum(spent) > 0.1
@@ -62,10 +64,21 @@ def test_the_samples_are_about_as_many_as_the_cpu_time_has_room_for(profiled: Ru
     """Neither what came before the gate nor other threads: that would be more."""
     result = profiled("exit", pages=9973)
     assert result.profile is not None
+    assert result.profile.trials == 1
     if result.profile.event != "cpu-clock":
         pytest.skip("cycles are not sampled at a constant rate of time")
     room = result.metrics["cpu_vcpus_s"] * result.profile.frequency_hz
     assert 0.5 * room < result.profile.samples < 1.1 * room + 20
+
+
+def test_what_is_too_short_is_run_again_until_there_are_samples_enough(
+    profiled: RunProfiled,
+) -> None:
+    result = profiled("none", pages=997)
+    assert result.profile is not None
+    assert result.profile.trials > 1
+    assert result.profile.tells
+    assert result.expected_pages == 2 * 997
 
 
 def test_nothing_is_left(profiled: RunProfiled, held: Callable[[], Any]) -> None:

@@ -138,17 +138,22 @@ class LinesChart(_Head):
 
 @dataclass(frozen=True, kw_only=True)
 class RowsChart(_Head):
-    """One dot a line, each on a row of its own. one: whether 1 is marked."""
+    """One dot a line, each on a row of its own. one: whether 1 is marked.
+
+    spread, counted: what the table calls a dot's ends, and what it is of n of.
+    """
 
     one: bool = False
+    spread: str = "interval"
+    counted: str = "rounds"
 
     @property
     def table(self) -> Table:
         """A row for each line."""
         return Table(
-            headers=("pager", self.y.label, "interval", "rounds"),
+            headers=("pager", self.y.label, self.spread, self.counted),
             rows=tuple(
-                (line.label, *self._with_interval(line.dots[0]), str(line.dots[0].n))
+                (line.label, *self._with_interval(line.dots[0]), f"{line.dots[0].n:,}")
                 for line in self.lines
             ),
         )
@@ -181,9 +186,15 @@ class PartsChart(_Head):
 
 @dataclass(frozen=True, kw_only=True)
 class StackChart(_Head):
-    """Lines end to end on the table's rows: each has a dot for each row, x its number."""
+    """Lines end to end on the table's rows: each has a dot for a row that has any, x its number.
+
+    ends: where each row ends and its interval; None for one that has no dots. said: what stands
+    there instead.
+    """
 
     table: Table
+    ends: tuple[Dot | None, ...]
+    said: tuple[str, ...]
 
 
 Chart = LinesChart | RowsChart | CurvesChart | SpansChart | PartsChart | StackChart

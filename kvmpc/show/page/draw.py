@@ -240,22 +240,27 @@ def _stack(chart: StackChart, looks: Mapping[str, Look]) -> Figure:
     ends = [0.0] * len(labels)
     handles = []
     for turn, line in enumerate(chart.lines):
+        rows = [int(dot.x) for dot in line.dots]
         bars = axes.barh(
-            [dot.x for dot in line.dots],
+            rows,
             [dot.y for dot in line.dots],
-            left=ends,
+            left=[ends[row] for row in rows],
             height=0.62,
             color=looks[line.key][0],
             edgecolor="white",
             hatch=_HATCHES[turn % len(_HATCHES)],
         )
-        ends = [end + dot.y for end, dot in zip(ends, line.dots, strict=True)]
+        for row, dot in zip(rows, line.dots, strict=True):
+            ends[row] += dot.y
         handles.append(bars)
-    for row, end in enumerate(ends):
-        axes.annotate(
-            chart.y.spell(end), (end, row), (6, 0), textcoords="offset points", va="center"
-        )
-    axes.set_xlim(0, max(ends) * 1.14 or 1)
+    for row, (end, said) in enumerate(zip(chart.ends, chart.said, strict=True)):
+        reach = 0.0
+        if end is not None:
+            reach = end.high
+            axes.plot([end.low, end.high], [row, row], color="#222222", linewidth=1.2)
+        told = said if end is None else chart.y.spell(end.y)
+        axes.annotate(told, (reach, row), (6, 0), textcoords="offset points", va="center")
+    axes.set_xlim(0, max(end.high for end in chart.ends if end is not None) * 1.14)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     _values(axes.xaxis, chart.y)
     _row_names(axes, labels)

@@ -27,7 +27,7 @@ from kvmpc.show.page.panels import (
     shown_pagers,
 )
 from kvmpc.show.page.point_charts import fairness, latency, split, timeline
-from kvmpc.show.page.profile_charts import NO_PROFILE, locks, of_spin
+from kvmpc.show.page.profile_charts import NO_PROFILE, locks, of_spin, percent, too_few
 
 __all__ = ["charts_of", "readers_families"]
 
@@ -166,10 +166,11 @@ _MAIN: Final = (
         title="Spin-lock share",
         y_label="of CPU time",
         note="CPU time spent waiting for a spin lock, sampled in rounds of their own that never "
-        "enter a rate. Bars reach up to what a clock (cpu-clock) cannot tell from it: locks held "
-        "or waited for with interrupts off.",
+        "enter a rate. Bars are 95 % intervals (Wilson's, of the samples); above, they reach up to "
+        "what a clock (cpu-clock) cannot tell from it: locks held or waited for with interrupts "
+        "off, a run queue's while threads are switched among them.",
         summary=of_spin,
-        spell=text.percent,
+        spell=percent,
         absent=NO_PROFILE,
         log=False,
     ),
@@ -199,7 +200,7 @@ _READERS: Final = tuple(
 
 
 def _main(panel: Panel, pagers: Mapping[str, str], number: _Number) -> LinesChart | RowsChart:
-    return panel_chart(
+    chart = panel_chart(
         panel,
         pagers,
         number.summary,
@@ -210,6 +211,16 @@ def _main(panel: Panel, pagers: Mapping[str, str], number: _Number) -> LinesChar
         one=number.key == "ratio",
         absent=f"Not in this result: {number.absent}",
     )
+    return _of_samples(chart, too_few(panel, pagers)) if number.key == "spin" else chart
+
+
+def _of_samples(chart: LinesChart | RowsChart, short: str) -> LinesChart | RowsChart:
+    """Return a chart of what was sampled; `short` says who has too few samples, if anybody has."""
+    if isinstance(chart, RowsChart):
+        chart = replace(chart, spread="bounds", counted="samples")
+    if short:
+        chart = replace(chart, note=f"{chart.note} {short}", absent=f"Not in this result: {short}")
+    return chart
 
 
 def _readers(
