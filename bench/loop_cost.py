@@ -57,7 +57,7 @@ from kvmpc.loops.steps import Steps
 from kvmpc.pagers import pager as base
 from kvmpc.pagers import parse_pager
 from kvmpc.result.records import TrialResult
-from kvmpc.trial import tally
+from kvmpc.trial import clocks, tally
 from kvmpc.units import MIB, PAGE_BYTES
 from kvmpc.vm.bitmap import MissingBitmap
 from kvmpc.vm.memory import DATA_GPA
@@ -215,8 +215,8 @@ def probed(gap_limit: int) -> Iterator[None]:
         for index, name in enumerate(("gap_cycles", "gaps", "long_gaps")):
             found[name] = float(sum(probe[index] for probe in probes))
         cpu_ns = (found["cpu_vcpus_s"] + found["cpu_readers_s"]) * 1e9
-        found["cpu_cycles"] = cpu_ns * tally.cycles_per_ns(threads)
-        found["cycles_per_ns"] = tally.cycles_per_ns(threads)
+        found["cpu_cycles"] = cpu_ns * clocks.cycles_per_ns(threads)
+        found["cycles_per_ns"] = clocks.cycles_per_ns(threads)
         return found
 
     with mock.patch.object(base, "load", load), mock.patch.object(tally, "metrics", metrics):

@@ -47,7 +47,7 @@ WARM_UP = 60
 
 _SLACK_MAPPINGS = 40
 """Arenas of malloc and cached stacks split and merge; a mapping left a trial is hundreds."""
-_NEVER_TRUE = ("stood-still", "tsc-rate")
+_NEVER_TRUE = ("stood-still", "tsc-outside", "tsc-rate")
 """Cautions that other load must not bring about; nothing here stops the process."""
 
 _MOST_RSS_GROWTH_BYTES = 32 * MIB

@@ -36,6 +36,7 @@ from kvmpc.result.metrics import (
     TO_95_SPEED,
     TO_HALF_SPEED,
 )
+from kvmpc.trial.clocks import clock_cautions, cycles_per_ns, guest_tsc_khz
 from kvmpc.trial.outcome import Finding
 from kvmpc.units import GIB, MIB
 from kvmpc.vm.guest import Guest
@@ -46,22 +47,21 @@ __all__ = [
     "MAX_SKEW_SHARE",
     "cautions",
     "counts",
-    "cycles_per_ns",
     "fairness",
     "finding",
-    "guest_tsc_khz_seen",
     "histogram",
     "metrics",
     "per_thread",
     "speeds",
+    "stragglers",
     "switches",
     "time_to_speed_ns",
 ]
 
 MAX_SKEW_SHARE = 0.01
 _MAX_RETURNS_SHARE = 0.001
-_MAX_TSC_DEVIATION = 0.01
-_TSC_CHECK_NS = 20_000_000
+_MAX_IDLE_SHARE = 0.05
+"""How much of the vCPUs' time may be waiting for the last: so much the rate is too low at most."""
 
 
 def _counted(records: Sequence[ResolverRecord], fields: Sequence[FieldSpec]) -> dict[str, int]:
@@ -88,10 +88,10 @@ def finding(
     """Return what the records of a trial say, guest's and host's, and what weakens it.
 
     told_tsc_khz: the guest's TSC rate as KVM says it, None if it does not; returns: as in `counts`.
+    Raises: KernelError, where the host's clock cannot be read.
     """
     elapsed_ns = max(record.end_ns for record in vcpus) - gate_ns
-    seen_khz = guest_tsc_khz_seen(guest, vcpus)
-    khz = float(told_tsc_khz or seen_khz)
+    khz = guest_tsc_khz(guest, vcpus, readers, told_khz=told_tsc_khz, shared=tsc_shared)
     found = metrics(
         work, gate_ns=gate_ns, vcpus=vcpus, readers=readers, guest=guest, guest_tsc_khz=khz
     )
@@ -100,9 +100,8 @@ def finding(
         elapsed_ns=elapsed_ns,
         start_skew_ns=found[START_SKEW.key],
         returns=returns,
-        guest_tsc_khz=khz,
-        tsc_khz_seen=seen_khz,
     )
+    weakened += clock_cautions(guest, vcpus, readers, told_khz=told_tsc_khz, shared=tsc_shared)
     touched = [guest.record(vcpu) for vcpu in range(work.vcpus)]
     return Finding(
         elapsed_ns=elapsed_ns,
@@ -157,18 +156,6 @@ def histogram(guest: Guest, work: Work) -> tuple[tuple[int, int, int], ...]:
         counted = memoryview(guest.record(vcpu).histogram).cast("B").cast("I")
         sums = list(map(operator.add, sums, counted))
     return tuple((*bucket_bounds(bucket), n) for bucket, n in enumerate(sums) if n)
-
-
-def cycles_per_ns(records: Sequence[ResolverRecord]) -> float:
-    """Return the host's TSC rate: the highest that a thread saw.
-
-    Cycles are stamped within the nanoseconds, so one that waits for a CPU between them sees less.
-    """
-    return max(
-        float((record.end_cycles - record.start_cycles) / (record.end_ns - record.start_ns))
-        for record in records
-        if record.end_ns > record.start_ns
-    )
 
 
 def metrics(
@@ -249,7 +236,7 @@ def time_to_speed_ns(
 def speeds(
     timeline: Mapping[str, Sequence[int]], end_ns: Sequence[int], full_per_s: float | None
 ) -> Finding:
-    """Return how alike the vCPUs fared, and how long the guest was how slow.
+    """Return how alike the vCPUs fared, how long the guest was how slow, and who straggled.
 
     `end_ns`: from the gate, one entry per vCPU; `full_per_s`: None without further passes.
     """
@@ -261,7 +248,10 @@ def speeds(
     if full_per_s is not None and timeline:
         found[TO_HALF_SPEED.key] = time_to_speed_ns(timeline, end_ns, full_per_s, 0.5)
         found[TO_95_SPEED.key] = time_to_speed_ns(timeline, end_ns, full_per_s, 0.95)
-    return Finding(metrics={name: value for name, value in found.items() if value is not None})
+    return Finding(
+        metrics={name: value for name, value in found.items() if value is not None},
+        cautions=stragglers(end_ns),
+    )
 
 
 def fairness(end_ns: Sequence[int]) -> float:
@@ -292,8 +282,6 @@ def cautions(
     elapsed_ns: int,
     start_skew_ns: float,
     returns: int,
-    guest_tsc_khz: float,
-    tsc_khz_seen: float,
 ) -> list[Caution]:
     """Return what makes this trial less trustworthy, each with a remedy."""
     found = []
@@ -304,6 +292,7 @@ def cautions(
                 f"the last vCPU started {start_skew_ns / elapsed_ns:.1%} of the trial after the "
                 "gate",
                 "give each vCPU more pages (--mem-per-vcpu), or use fewer vCPUs than CPUs",
+                size=start_skew_ns / elapsed_ns,
             )
         )
     if returns > _MAX_RETURNS_SHARE * work.expected_pages * work.vcpus / work.parts:
@@ -313,31 +302,32 @@ def cautions(
                 f"{returns} returns to Python on rare paths, more than 1 per 1000 pages: they cost "
                 "more than a page does",
                 "see which exits they were in the counts",
-            )
-        )
-    # Only a TSC that is too fast: one that seems slow belongs to a thread that waited for its CPU.
-    deviation = tsc_khz_seen / guest_tsc_khz - 1
-    if elapsed_ns > _TSC_CHECK_NS and deviation > _MAX_TSC_DEVIATION:
-        found.append(
-            Caution(
-                "tsc-rate",
-                f"the guest's TSC runs at {tsc_khz_seen / 1000:.1f} MHz by the host's clock, KVM "
-                f"says {guest_tsc_khz / 1000:.1f} MHz: fault times are off by {deviation:.1%}",
-                "use rates only, or boot with tsc=reliable if the TSC is sound",
+                size=returns,
             )
         )
     return found
 
 
-def guest_tsc_khz_seen(guest: Guest, vcpus: Sequence[VcpuRecord]) -> float:
-    """Return the guest's TSC rate by the host's clock: at least this.
+def stragglers(end_ns: Sequence[int]) -> tuple[Caution, ...]:
+    """Return whether vCPUs stood idle while the last one still had pages to get.
 
-    The guest's span lies within the host's, so a thread that waits for a CPU between the host's
-    stamp and the guest's makes it seem slower, never faster: the highest of all vCPUs counts.
+    `end_ns`: from the gate, one entry per vCPU. Had they ended together, the rate would have been
+    up to that share higher.
     """
-    rates = []
-    for index, host in enumerate(vcpus):
-        record = guest.record(index)
-        cycles = record.end_cycles - record.start_cycles
-        rates.append(cycles / (host.end_ns - host.start_ns) * 1e6)
-    return float(max(rates))
+    in_order = sorted(range(len(end_ns)), key=end_ns.__getitem__)
+    first, last = in_order[0], in_order[-1]
+    lasted_ns = max(1, end_ns[last])
+    idle = sum(lasted_ns - at for at in end_ns) / len(end_ns) / lasted_ns
+    if idle <= _MAX_IDLE_SHARE or not end_ns[last]:
+        return ()
+    return (
+        Caution(
+            "stragglers",
+            f"vCPU {first} had its pages after {end_ns[first] / lasted_ns:.0%} of the trial, "
+            f"vCPU {last} at its end: vCPUs waited for the last {idle:.1%} of their time, and by "
+            "so much the rate may be low",
+            "keep other load from single CPUs (--pin, cpuset), or give each vCPU more pages "
+            "(--mem-per-vcpu)",
+            size=idle,
+        ),
+    )
