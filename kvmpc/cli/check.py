@@ -174,7 +174,7 @@ def check(
     old = [result for each in against for result in load_against(each)]
     found = regression.check(old, new, criteria)
     print_as(kind, format_check(found, kind, room_on(err=False)))
-    for warning in check_warnings(found, old, new):
+    for warning in check_warnings(found, old, new, room_on(err=True)):
         say(warning, err=True)
     if found.red is regression.Status.WORSE:
         raise click.exceptions.Exit(EXIT_REGRESSION)

@@ -117,11 +117,11 @@ def columns_of(stream: Stream) -> int:
 
 
 def room_on(*, err: bool) -> int:
-    """Return how many columns a table may have there: as a terminal has, within reason."""
+    """Return how many columns a text may have there: as `columns_of`, within reason."""
     from kvmpc.show.cells import MAX_COLUMNS
 
     stream = stderr if err else stdout
-    return min(MAX_COLUMNS, columns_of(stream)) if stream.isatty() else MAX_COLUMNS
+    return min(MAX_COLUMNS, columns_of(stream))
 
 
 def print_result(result: Result, *, err: bool, kind: str = "table") -> None:
@@ -138,7 +138,7 @@ def print_result(result: Result, *, err: bool, kind: str = "table") -> None:
     if kind == "table":
         for text in filter(None, (format_split(reading, room), format_profiles(reading, room))):
             say(f"\n{text}", err=err)
-    for warning in format_warnings(reading):
+    for warning in format_warnings(reading, room_on(err=True)):
         say(warning, err=True)
 
 

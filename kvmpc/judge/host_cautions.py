@@ -7,13 +7,25 @@ be judged here. A fact that is absent says nothing: no sentence is made from it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
-from kvmpc.caution import Caution
+from kvmpc.caution import HOST, Caution
 from kvmpc.result.facts import Facts
 from kvmpc.units import GIB, parse_cpu_list
 from kvmpc.work.placement import ANYWHERE, Placement
 
 __all__ = ["cautions_of_host"]
+
+_ON_ENTRY: Final = frozenset({
+    "indirect_target_selection", "l1tf", "mds", "meltdown", "mmio_stale_data",
+    "reg_file_data_sampling", "retbleed", "spec_rstack_overflow", "spectre_v2", "tsa",
+    "tsx_async_abort", "vmscape",
+})  # fmt: skip
+"""Vulnerabilities whose mitigation costs time at each entry to the kernel or exit of the guest.
+
+By their names in sysfs. Source: Documentation/admin-guide/hw-vuln/, "Mitigation mechanism" of each:
+another page table, predictors restricted or flushed, buffers cleared.
+"""
 
 
 def cautions_of_host(
@@ -125,13 +137,14 @@ def _processor(read: Facts, placement: Placement) -> Iterator[Caution]:
     mitigated = [
         name
         for name, text in read.group("vulnerabilities").items()
-        if isinstance(text, str) and "Mitigation" in text
+        if name in _ON_ENTRY and isinstance(text, str) and "Mitigation" in text
     ]
     if mitigated:
         yield Caution(
             "mitigations",
-            f"CPU mitigations are active ({_few(mitigated)}): they punish exits most",
-            "compare with mitigations=off",
+            f"CPU mitigations ({_few(mitigated)}) make exits and system calls dearer",
+            "compare hosts that have the same",
+            kind=HOST,
         )
     governors = [str(name) for name in read.items("frequency.governors") or []]
     if governors and governors != ["performance"]:
@@ -143,9 +156,10 @@ def _processor(read: Facts, placement: Placement) -> Iterator[Caution]:
     if read.number("cpu.hypervisor"):
         yield Caution(
             "nested-host",
-            "this host is itself a VM: exits and wake-ups cost more than on bare metal, so speeds "
-            "and ratios do not carry over",
+            "it is itself a VM: exits and wake-ups cost more than on bare metal, to which neither "
+            "speeds nor ratios carry over",
             "measure on bare metal",
+            kind=HOST,
         )
     clocksource = read.text("cpu.clocksource")
     if clocksource is not None and clocksource != "tsc":
@@ -161,6 +175,7 @@ def _processor(read: Facts, placement: Placement) -> Iterator[Caution]:
             "the TSC is not both constant and nonstop: fault times taken by the guest are wrong "
             "where vCPUs sleep (uffd)",
             "use rates only",
+            kind=HOST,
         )
 
 
@@ -200,6 +215,7 @@ def _paging(read: Facts) -> Iterator[Caution]:
             f"whether KVM uses EPT or NPT is unknown (module {module or 'not found'}): shadow "
             "paging would shrink differences",
             "use kvm_intel or kvm_amd",
+            kind=HOST,
         )
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kvmpc.caution import Caution
-from kvmpc.judge.result_cautions import cautions_of_result
 from kvmpc.judge.rows import Row, compare_rows, ratio_base, share_base
+from kvmpc.judge.told import Told, tell
 from kvmpc.result.points import identity, named_points
 from kvmpc.result.records import Result
 
@@ -39,11 +38,11 @@ class PointReading:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """A result and what it says; cautions: about the run and its rows, each once."""
+    """A result and what it says; cautions: what weakens it, each thing once, the worst first."""
 
     result: Result
     points: tuple[PointReading, ...]
-    cautions: tuple[Caution, ...]
+    cautions: tuple[Told, ...]
 
 
 def read(result: Result) -> Reading:
@@ -51,7 +50,7 @@ def read(result: Result) -> Reading:
     return Reading(
         result=result,
         points=tuple(_point(name, point) for name, point in named_points(result)),
-        cautions=tuple(dict.fromkeys((*result.warnings, *cautions_of_result(result)))),
+        cautions=tuple(tell([result])),
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 from kvmpc.caution import Caution
@@ -16,10 +15,9 @@ from kvmpc.judge.resampling import permutation_p
 from kvmpc.judge.rows import usable_trials, values_of
 from kvmpc.judge.summary import median
 from kvmpc.result.metrics import RATE
-from kvmpc.result.points import named_points
 from kvmpc.result.records import Result
 
-__all__ = ["FEWEST_ROUNDS", "cautions_of_result", "variation"]
+__all__ = ["FEWEST_ROUNDS", "cautions_of_row", "cautions_of_run", "variation"]
 
 FEWEST_ROUNDS: Final = 3
 """With fewer, nothing tells a steady pager from one that met a quiet moment."""
@@ -31,27 +29,9 @@ _MOST_OTHER: Final = 0.05
 _MOST_STOLEN: Final = 0.02
 
 
-def cautions_of_result(result: Result) -> list[Caution]:
-    """Return all cautions about `result`, the run's first; a row's text begins with its name.
-
-    What is wrong with several rows is said once, of the worst, with how many they are.
-    """
-    found = list(_of_run(result))
-    alike: dict[str, list[tuple[float, str, Caution]]] = {}
-    for name, point in named_points(result):
-        for spec in dict.fromkeys(point.pagers):
-            where = ": ".join(filter(None, [name, point.pager(spec).label]))
-            for size, caution in _of_row(point, spec):
-                alike.setdefault(caution.code, []).append((size, where, caution))
-    for rows in alike.values():
-        _, where, caution = max(rows, key=lambda row: row[0])
-        more = f" (the worst of {len(rows)} such rows)" if len(rows) > 1 else ""
-        found.append(replace(caution, text=f"{where}: {caution.text}{more}"))
-    return found
-
-
-def _of_run(result: Result) -> Iterator[Caution]:
-    """Yield what weakens the whole run: too few rounds, and what else the host did meanwhile."""
+def cautions_of_run(result: Result) -> Iterator[Caution]:
+    """Yield what weakens the whole run: what else the host did meanwhile, and too few rounds."""
+    yield from _meanwhile(result.during or {})
     rounds = result.measured_rounds
     if result.finished and 0 < rounds < FEWEST_ROUNDS:
         yield Caution(
@@ -60,21 +40,18 @@ def _of_run(result: Result) -> Iterator[Caution]:
             "the numbers are",
             f"--rounds {FEWEST_ROUNDS} or more",
         )
-    yield from _meanwhile(result.during or {})
 
 
-def _of_row(point: Result, spec: str) -> Iterator[tuple[float, Caution]]:
-    """Yield what weakens the row of `spec` in a result of one point, each with how much."""
+def cautions_of_row(point: Result, spec: str) -> Iterator[Caution]:
+    """Yield what weakens the row of `spec` in a result of one point."""
     rates = values_of(usable_trials(point, spec), RATE.key)
     spread = variation(rates)
     if spread is not None and spread > _MOST_VARIATION:
-        yield (
-            spread,
-            Caution(
-                "unsteady",
-                f"the rate varies by {spread:.0%} between rounds (coefficient of variation)",
-                "give it a quiet host, longer trials (--mem-per-vcpu), more --rounds",
-            ),
+        yield Caution(
+            "unsteady",
+            f"the rate varies by {spread:.0%} between rounds (coefficient of variation)",
+            "give it a quiet host, longer trials (--mem-per-vcpu), more --rounds",
+            size=spread,
         )
     half = len(rates) // 2
     first, second = rates[:half], rates[-half:]
@@ -83,14 +60,12 @@ def _of_row(point: Result, spec: str) -> Iterator[tuple[float, Caution]]:
         and min(permutation_p(first, second), permutation_p(second, first)) <= _SURE
     ):
         change = (median(second) or 0) / (median(first) or 1) - 1
-        yield (
-            abs(change),
-            Caution(
-                "drift",
-                f"the rate of the second half of the rounds is {change:+.0%} to that of the first, "
-                "so rounds of this run are not alike, and two runs may differ by as much",
-                "compare several runs (kvmpc check RUN1 RUN2 ...), or ratios (--normalise)",
-            ),
+        yield Caution(
+            "drift",
+            f"the rate of the second half of the rounds is {change:+.0%} to that of the first, "
+            "so rounds of this run are not alike, and two runs may differ by as much",
+            "compare several runs (kvmpc check RUN1 RUN2 ...), or ratios (--normalise)",
+            size=abs(change),
         )
 
 
@@ -114,12 +89,14 @@ def _meanwhile(during: Mapping[str, object]) -> Iterator[Caution]:
             "other-load",
             f"during the run other processes took {other / room:.0%} of its {cpus:g} CPUs",
             "stop them, or keep them away (cpuset, isolcpus)",
+            size=other / room,
         )
     if stolen is not None and room and stolen / room > _MOST_STOLEN:
         yield Caution(
             "stolen-time",
             f"the hypervisor below this host gave {stolen / room:.0%} of its CPU time to others",
             "measure on bare metal, or on dedicated CPUs",
+            size=stolen / room,
         )
     throttled = _number(during, "throttled_count")
     if throttled:
@@ -127,6 +104,7 @@ def _meanwhile(during: Mapping[str, object]) -> Iterator[Caution]:
             "frequency-moved",
             f"CPUs slowed down {throttled:g} times for heat or power",
             "set a frequency that they can hold (cpupower frequency-set -u)",
+            size=throttled,
         )
     limits = during.get("max_khz")
     if isinstance(limits, list) and len(limits) == 2:
@@ -134,7 +112,7 @@ def _meanwhile(during: Mapping[str, object]) -> Iterator[Caution]:
             f"{khz / 1e6:g} GHz" if isinstance(khz, int | float) else "unknown" for khz in limits
         )
         yield Caution(
-            "frequency-moved",
+            "frequency-limit-moved",
             f"the highest frequency allowed went from {shown} during the run",
             "stop what sets it (thermald, tuned, a power cap), and measure again",
         )

@@ -106,17 +106,20 @@ def _dump(value: object) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, Profile):
-        return _as_read(value)
-    if isinstance(value, Caution | PagerInfo | Point | Skip):
+    if isinstance(value, Caution | Profile):
+        return _beyond_defaults(value)
+    if isinstance(value, PagerInfo | Point | Skip):
         return vars(value)
     raise TypeError(f"{value!r} has no place in a result")
 
 
-def _as_read(profile: Profile) -> dict[str, object]:
-    """Return the fields of `profile`; those that an older document lacks, where they say more."""
-    optional = {field.name: field.default for field in fields(profile)}
-    return {name: value for name, value in vars(profile).items() if value != optional[name]}
+def _beyond_defaults(record: Caution | Profile) -> dict[str, object]:
+    """Return its fields, less those that say nothing: a document that is older has none of them."""
+    return {
+        field.name: value
+        for field in fields(record)
+        if (value := getattr(record, field.name)) != field.default
+    }
 
 
 def from_json(text: str, path: str) -> Result:

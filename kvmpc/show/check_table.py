@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from kvmpc.judge.matching import pair_cautions
 from kvmpc.judge.regression import Check, Compared, FailedNow, Numbers, Status, Verdict
-from kvmpc.judge.result_cautions import cautions_of_result
+from kvmpc.judge.told import of_run, tell
 from kvmpc.result.records import Result
 from kvmpc.show.cells import (
     ABSENT,
@@ -25,6 +25,7 @@ from kvmpc.show.cells import (
     row_name,
     wrap_label,
 )
+from kvmpc.show.sentences import warning_lines
 
 __all__ = [
     "CHECK_HEADERS",
@@ -139,7 +140,9 @@ def _outcome(check: Check) -> str:
     return f"{word}: {', '.join(counts)}."
 
 
-def check_warnings(check: Check, baseline: Sequence[Result], new: Sequence[Result]) -> list[str]:
+def check_warnings(
+    check: Check, baseline: Sequence[Result], new: Sequence[Result], room: int = MAX_COLUMNS
+) -> list[str]:
     """Return what weakens a check, each with its remedy: what differs, and either side's own."""
     of_rows: dict[str, list[str]] = {}
     for pair in (verdict.pair for verdict in check.verdicts):
@@ -147,8 +150,10 @@ def check_warnings(check: Check, baseline: Sequence[Result], new: Sequence[Resul
             of_rows.setdefault(str(caution), []).append(row_name(pair.point, pair.label))
     lines = [str(caution) for caution in check.cautions]
     lines += [f"{', '.join(dict.fromkeys(rows))}: {text}" for text, rows in of_rows.items()]
-    for side, results in (("baseline", baseline), ("result", new)):
-        lines += [
-            f"{side}: {caution}" for result in results for caution in cautions_of_result(result)
-        ]
-    return [clean(f"warning: {line}") for line in dict.fromkeys(lines)]
+    sides = {"result": tell(new), "baseline": tell(baseline)}
+    whose: dict[str, list[str]] = {}
+    for side, told in sides.items():
+        for each in of_run(told):
+            whose.setdefault(str(each), []).append(side)
+    lines += [f"{' and '.join(names)}: {said}" for said, names in whose.items()]
+    return warning_lines(lines, [each for told in sides.values() for each in told], room)

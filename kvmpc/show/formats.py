@@ -17,6 +17,7 @@ from kvmpc.judge.matching import pair_cautions
 from kvmpc.judge.reading import Reading
 from kvmpc.judge.regression import Check, Compared, FailedNow
 from kvmpc.judge.summary import Summary
+from kvmpc.judge.told import Told
 from kvmpc.show.cases import Case, End, cases_of_check, cases_of_result
 from kvmpc.show.cells import MAX_COLUMNS, clean
 from kvmpc.show.check_table import CHECK_HEADERS, check_cells, check_notes, format_check_table
@@ -49,6 +50,8 @@ def format_result(reading: Reading, kind: str, room: int = MAX_COLUMNS) -> str:
         return format_table(reading, room)
     if kind == "markdown":
         return format_markdown(reading)
+    if kind == "ktap":
+        return ktap(cases_of_result(reading), list(map(str, reading.cautions)))
     if kind in _FOR_RUNNERS:
         return _FOR_RUNNERS[kind][0](cases_of_result(reading))
     rows = list(_result_rows(reading))
@@ -60,7 +63,7 @@ def format_result(reading: Reading, kind: str, room: int = MAX_COLUMNS) -> str:
             {
                 "finished": reading.result.finished,
                 "rows": rows,
-                "warnings": _cautions(reading.cautions),
+                "warnings": [_told(each) for each in reading.cautions],
             },
         )
     raise ValueError(f"no format {kind!r}")
@@ -155,7 +158,13 @@ def _check_rows(check: Check) -> Iterator[dict[str, object]]:
         }
 
 
-def _cautions(cautions: Sequence[Caution]) -> list[Mapping[str, str]]:
+def _told(told: Told) -> dict[str, object]:
+    """Return a caution of a result, with whose it is and how often it was given."""
+    often = {"where": told.where or None, "times": told.times, "times_of": told.unit}
+    return {**vars(told.caution), **often}
+
+
+def _cautions(cautions: Sequence[Caution]) -> list[Mapping[str, object]]:
     return [vars(caution) for caution in dict.fromkeys(cautions)]
 
 

@@ -19,9 +19,10 @@ from kvmpc.show.cases import Case, End, Said, one_line
 __all__ = ["ktap", "ktap_end"]
 
 
-def ktap(cases: Sequence[Case]) -> str:
-    """Return cases as a document, ending in a newline."""
+def ktap(cases: Sequence[Case], warnings: Sequence[str] = ()) -> str:
+    """Return cases as a document, ending in a newline; warnings as diagnostic lines before them."""
     lines = ["KTAP version 1", f"1..{len(cases)}"]
+    lines += [f"# warning: {_plain(warning)}" for warning in warnings]
     for count, case in enumerate(cases, start=1):
         name, why = _plain(case.name), _plain(case.why)
         skipped = case.said is Said.SKIP

@@ -5,19 +5,21 @@ Plain text, safe to print, in paragraphs that a view wraps as it likes.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+from kvmpc.caution import HOST
 from kvmpc.judge.intervals import CONFIDENCE
 from kvmpc.judge.reading import PointReading, Reading
 from kvmpc.judge.rows import Row
+from kvmpc.judge.told import Told, of_run
 from kvmpc.result.facts import Facts
-from kvmpc.result.records import Result, Role
-from kvmpc.show.cells import clean
+from kvmpc.result.records import Result
+from kvmpc.show.cells import MAX_COLUMNS, clean
 from kvmpc.units import PAGE_BYTES, format_bytes, format_ns
 
-__all__ = ["format_warnings", "notes_of"]
+__all__ = ["format_warnings", "notes_of", "warning_lines"]
 
 _SIGBUS_NOTE: Final = (
     "exit(sigbus) is a pessimistic stand-in for exits on a kernel's own missing bitmap: a fault "
@@ -42,22 +44,23 @@ def notes_of(reading: Reading) -> list[str]:
     return list(dict.fromkeys(clean(note) for note in _notes(reading)))
 
 
-def format_warnings(reading: Reading) -> list[str]:
-    """Return what tilts or weakens a result, each with its remedy.
+def format_warnings(reading: Reading, room: int = MAX_COLUMNS) -> list[str]:
+    """Return what weakens a result, as `warning_lines` does."""
+    return warning_lines(map(str, of_run(reading.cautions)), reading.cautions, room)
 
-    What several measured trials say with other numbers is said once, in the words of the first,
-    with how many said it.
+
+def warning_lines(of_this_run: Iterable[str], told: Iterable[Told], room: int) -> list[str]:
+    """Return warnings in paragraphs as wide as `room`: those of a run, each with its remedy.
+
+    What in `told` is always so on this host comes last, in one paragraph for all of it.
     """
-    lines = list(dict.fromkeys(map(str, reading.cautions)))
-    alike: dict[str, list[str]] = {}
-    for trial in reading.result.trials:
-        for caution in trial.warnings if trial.role is Role.MEASURED else ():
-            text = re.sub(r"[\d.,]+", "#", caution.text)
-            alike.setdefault(text, []).append(f"{trial.label}: {caution}")
-    for texts in alike.values():
-        more = f" (so or similar in {len(texts)} trials)" if len(texts) > 1 else ""
-        lines.append(texts[0] + more)
-    return [clean(f"warning: {text}") for text in lines]
+    always = dict.fromkeys(each.caution.text for each in told if each.caution.kind == HOST)
+    lines = [f"warning: {said}" for said in dict.fromkeys(of_this_run)]
+    if always:
+        lines.append(f"warning: this host, always: {'; '.join(always)}")
+    # An option broken at its hyphens could not be copied.
+    wrapper = textwrap.TextWrapper(room, subsequent_indent="  ", break_on_hyphens=False)
+    return [wrapper.fill(clean(line)) for line in lines]
 
 
 def _notes(reading: Reading) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -35,9 +36,15 @@ class Finished:
 
     @property
     def error(self) -> str:
-        """stderr without warnings, in one line: messages may be wrapped."""
-        lines = [line for line in self.stderr.splitlines() if not line.startswith("warning: ")]
-        return " ".join(" ".join(lines).split())
+        """stderr without warnings, in one line: both are wrapped."""
+        rest = re.sub(r"^warning: .*\n(?:  .*\n)*", "", self.stderr, flags=re.MULTILINE)
+        return " ".join(rest.split())
+
+    @property
+    def warnings(self) -> list[str]:
+        """The warnings on stderr, each in one line."""
+        found = re.findall(r"^warning: .*\n(?:  .*\n)*", self.stderr, flags=re.MULTILINE)
+        return [" ".join(warning.split()) for warning in found]
 
     @property
     def told(self) -> str:

@@ -40,10 +40,10 @@ def test_a_base_that_failed_is_named_and_gives_no_ratio(
     assert point.share_base is None
 
 
-def test_cautions_of_the_run_come_first_and_each_once(make_result: Make, make_trial: Make) -> None:
+def test_cautions_are_told_each_once(make_result: Make, make_trial: Make) -> None:
     given = Caution("ksm", "KSM is on", "stop it")
     reading = read(make_result(make_trial("uffd"), warnings=(given, given)))
-    assert [caution.code for caution in reading.cautions] == ["ksm", "few-rounds"]
+    assert [told.code for told in reading.cautions] == ["few-rounds", "ksm"]
 
 
 def test_a_row_nobody_measured_is_absent(make_result: Make, make_trial: Make) -> None:

@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 
-from kvmpc.judge.result_cautions import cautions_of_result, variation
+from kvmpc.judge.result_cautions import variation
+from kvmpc.judge.told import Told, tell
 from kvmpc.result.records import Point
 
 Make = Callable[..., Any]
+
+
+def cautions_of_result(result: Any) -> list[Told]:
+    return tell([result])
 
 
 def _codes(result: Any) -> list[str]:
@@ -31,7 +36,7 @@ def test_too_few_rounds_are_said_with_a_remedy(
     )
     assert caution.code == "few-rounds"
     assert caution.text.startswith(told)
-    assert "--rounds 3" in caution.remedy
+    assert "--rounds 3" in caution.caution.remedy
 
 
 def test_a_run_that_is_not_finished_is_not_told_to_have_few_rounds(
@@ -60,7 +65,7 @@ def test_rows_with_the_same_caution_are_named_as_one_the_worst(
     ]  # fmt: skip
     (caution,) = cautions_of_result(make_result(*trials))
     assert caution.text.startswith("exit(sigbus): the rate varies")
-    assert caution.text.endswith("(the worst of 2 such rows)")
+    assert caution.text.endswith("(the worst; so or similar in 2 rows)")
 
 
 def test_warm_ups_profiled_and_failed_rounds_are_no_spread(
@@ -103,7 +108,7 @@ DURING = {"elapsed_s": 10.0, "cpus_count": 4, "own_cpu_s": 20.0, "other_cpu_s": 
         ({**DURING, "steal_cpu_s": 2.0}, ["stolen-time"]),
         ({**DURING, "throttled_count": 0}, []),
         ({**DURING, "throttled_count": 3}, ["frequency-moved"]),
-        ({**DURING, "max_khz": [3_000_000, 2_000_000]}, ["frequency-moved"]),
+        ({**DURING, "max_khz": [3_000_000, 2_000_000]}, ["frequency-limit-moved"]),
         ({"elapsed_s": "long", "cpus_count": None, "other_cpu_s": True, "max_khz": 1}, []),
         ({**DURING, "elapsed_s": 0.0, "other_cpu_s": 8.0}, []),
     ],

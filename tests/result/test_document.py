@@ -7,12 +7,13 @@ import json
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kvmpc.caution import Caution
+from kvmpc.caution import HOST, Caution
 from kvmpc.errors import ResultFileError
 from kvmpc.result.document import from_json, load, to_json
 from kvmpc.result.records import PROFILED, Result, Role, TrialResult
@@ -58,6 +59,33 @@ def _reason_after(result: Result, place: str, value: object) -> str:
 
 def test_a_result_survives_the_round_trip(result: Result) -> None:
     assert from_json(to_json(result), "r.json") == result
+
+
+def test_a_caution_says_no_more_than_an_older_one_did_where_it_has_no_more_to_say(
+    result: Result,
+) -> None:
+    always = Caution("vm", "it is a VM", "none", kind=HOST, size=0.5)
+    written = to_json(replace(result, warnings=(*result.warnings, always)))
+    assert from_json(written, "r.json").warnings == (*result.warnings, always)
+    old, new = json.loads(written)["warnings"]
+    assert old.keys() == {"code", "text", "remedy"}
+    assert new.keys() == old.keys() | {"kind", "size"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("kind", "moon", "kind is 'moon'"),
+        ("kind", 1, "not a string"),
+        ("size", "1", "not a number"),
+    ],
+)
+def test_a_caution_of_no_kind_or_no_size_is_refused(
+    result: Result, field: str, value: object, told: str
+) -> None:
+    reason = _reason_after(result, f"warnings.0.{field}", value)
+    assert reason.startswith("warnings[0]")
+    assert told in reason
 
 
 def test_the_document_has_each_trial_on_one_line(result: Result) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from kvmpc.caution import HOST, Caution
 from kvmpc.judge.criteria import Criteria
 from kvmpc.judge.reading import read
 from kvmpc.judge.regression import check
@@ -95,6 +96,28 @@ def test_every_kind_ends_in_one_newline_and_is_safe_to_print(
     ):
         assert text == "" or text.endswith("\n")
         assert all(letter == "\n" or letter.isprintable() for letter in text)
+
+
+def test_a_result_in_ktap_and_json_says_what_weakens_it(
+    make_result: Make, make_trial: Make
+) -> None:
+    late = [
+        make_trial("uffd", n, warnings=(Caution("start-skew", f"late # {n}", "wait", size=n),))
+        for n in (1, 2, 3)
+    ]
+    always = Caution("nested-host", "it is a VM", "none", kind=HOST)
+    reading = read(make_result(*late, warnings=(always,)))
+    assert format_result(reading, "ktap").splitlines()[1:4] == [
+        "1..1",
+        "# warning: uffd: late ? 3 (the worst; so or similar in 3 trials); wait",
+        "# warning: it is a VM; none",
+    ]
+    worst, host = json.loads(format_result(reading, "json"))["warnings"]
+    assert worst == {
+        "code": "start-skew", "text": "late # 3", "remedy": "wait", "kind": "run", "size": 3,
+        "where": "uffd", "times": 3, "times_of": "trial",
+    }  # fmt: skip
+    assert (host["kind"], host["where"], host["times"]) == ("host", None, 1)
 
 
 def test_an_unknown_kind_is_a_defect(swept: Any, checked: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kvmpc.caution import Caution
+from kvmpc.caution import HOST, Caution
 from kvmpc.judge.reading import read
 from kvmpc.show.sentences import format_warnings
 from kvmpc.show.table import MAX_COLUMNS, format_table
@@ -183,10 +183,38 @@ def test_warnings_alike_are_told_once_and_warm_ups_not_at_all(
     ]
     result = make_result(*drifts, warnings=(Caution("ksm", "KSM runs\n ", "stop it"),))
     assert format_warnings(read(result)) == [
+        "warning: uffd: the TSC drifts by 1.5% (the worst; so or similar in 3 trials); wait",
         "warning: KSM runs  ; stop it",
-        "warning: uffd: the TSC drifts by 1.5%; wait (so or similar in 3 trials)",
     ]
     assert "drifts" not in format_table(read(result))
+
+
+@pytest.mark.parametrize("room", [40, 60, 80, 99])
+def test_warnings_are_as_wide_as_there_is_room_and_hang(
+    make_result: Make, make_trial: Make, room: int
+) -> None:
+    given = [Caution(f"c{n}", f"{n} " + "what was found " * 9, "remedy " * 9) for n in range(3)]
+    trials = [make_trial("uffd", n) for n in (1, 2, 3)]
+    warnings = format_warnings(read(make_result(*trials, warnings=tuple(given))), room)
+    assert len(warnings) == 3
+    for warning in warnings:
+        first, *others = warning.splitlines()
+        assert max(map(len, (first, *others))) <= room
+        assert first.startswith("warning: ")
+        assert others
+        assert all(line.startswith("  ") for line in others)
+
+
+def test_what_is_always_so_on_a_host_is_one_line_the_last(
+    make_result: Make, make_trial: Make
+) -> None:
+    always = [Caution(f"c{n}", f"fact {n}", "no remedy", kind=HOST) for n in range(3)]
+    given = (always[0], Caution("swap", "swap is on", "swapoff -a"), *always[1:])
+    trials = [make_trial("uffd", n) for n in (1, 2, 3)]
+    assert format_warnings(read(make_result(*trials, warnings=given))) == [
+        "warning: swap is on; swapoff -a",
+        "warning: this host, always: fact 0; fact 1; fact 2",
+    ]
 
 
 def test_text_from_a_file_cannot_steer_the_terminal(make_result: Make, make_trial: Make) -> None:

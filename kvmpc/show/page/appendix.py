@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from kvmpc.caution import Caution
-from kvmpc.judge.result_cautions import cautions_of_result
+from kvmpc.caution import HOST
 from kvmpc.judge.rows import compare_rows
+from kvmpc.judge.told import Told, tell
 from kvmpc.result.pager_info import pager_of_spelling
 from kvmpc.result.records import Result
 from kvmpc.show.page import text
@@ -78,38 +77,25 @@ def failures_of(panel: Panel) -> list[tuple[str, str, str, str]]:
 
 
 def warnings(results: Sequence[tuple[str, Result]]) -> str:
-    """Return each warning once, with its remedy and with how often it was given."""
-    told: dict[tuple[str, str], tuple[Caution, list[str]]] = {}
-    for name, result in results:
-        for caution, where in _cautions(result):
-            # The same but for its numbers is the same.
-            key = caution.code, re.sub(r"[\d.,]+", "#", caution.text)
-            place = f"{name}: {where}" if len(results) > 1 else where
-            told.setdefault(key, (caution, []))[1].append(place)
-    if not told:
-        return paragraph("No warnings.")
+    """Return what weakens each result, the worst first, each thing once and with its remedy."""
+    several = len(results) > 1
     rows = [
-        (caution.code, caution.text, caution.remedy, _where(places))
-        for caution, places in told.values()
+        (name, each.code, each.text, each.caution.remedy, _where(each))
+        for name, result in results
+        for each in tell([result], profiled=True)
     ]
-    return table(("what", "found", "remedy", "where"), rows, "Warnings", prose=True)
+    if not rows:
+        return paragraph("No warnings.")
+    headers = ("result", "what", "found", "remedy", "where")
+    shown = slice(None if several else 1, None)
+    return table(headers[shown], [row[shown] for row in rows], "Warnings", prose=True)
 
 
-def _cautions(result: Result) -> Iterator[tuple[Caution, str]]:
-    for caution in (*result.warnings, *cautions_of_result(result)):
-        yield caution, "the run"
-    for trial in result.trials:
-        if trial.round != 0:
-            for caution in trial.warnings:
-                yield caution, trial.label
-
-
-def _where(places: Sequence[str]) -> str:
-    count: dict[str, int] = {}
-    for place in places:
-        count[place] = count.get(place, 0) + 1
-    told = [f"{place} ({n} trials)" if n > 1 else place for place, n in count.items()]
-    return ", ".join(told)
+def _where(told: Told) -> str:
+    """Return of what a caution is, its worst instance first."""
+    if told.caution.kind == HOST:
+        return "this host, always"
+    return ", ".join(dict.fromkeys([told.where, *told.places])) or "the run"
 
 
 def hosts(results: Sequence[tuple[str, Result]]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 from kvmpc.judge.change import change_between, host_differences
+from kvmpc.judge.told import worst
 from kvmpc.result.records import Result
 from kvmpc.show.page import appendix, compare, tables, words
 from kvmpc.show.page.chart import Chart, Table
@@ -22,6 +23,9 @@ from kvmpc.show.page.published import shape_chart
 from kvmpc.show.page.rate_charts import charts_of
 
 __all__ = ["render"]
+
+_DOUBTS = 2
+"""How many of the worst cautions stand beside the answer."""
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
@@ -93,12 +97,23 @@ def _answers(results: Sequence[tuple[str, Result]], panels: Sequence[Sequence[Pa
             heads = [name] * (len(results) > 1) + [panel.title] * bool(panel.title)
             told.append(heading(", ".join(heads)) + answer(wording.lead, wording.more))
         told.append(paragraph(f"On {words.place_of(result)}.", "place"))
-        if result.warnings:
-            told.append(
-                f'<p class="place">Warnings that tilt these numbers: {len(result.warnings)}, '
-                '<a href="#warnings">with remedies</a>.</p>\n'
-            )
+        told.append(_doubts(result))
     return "".join(told)
+
+
+def _doubts(result: Result) -> str:
+    """Return the worst that can be said against the numbers, and where the rest stands."""
+    of_run = worst([result])
+    more = len(of_run) - _DOUBTS
+    rest = f"{more} more, and remedies" if more > 0 else "remedies"
+    return "".join(
+        [
+            *(paragraph(f"Doubt: {each.text}.") for each in of_run[:_DOUBTS]),
+            f'<p class="place"><a href="#warnings">What tilts these numbers: {rest}</a>.</p>\n'
+            if of_run
+            else "",
+        ]
+    )
 
 
 def _comparison(
