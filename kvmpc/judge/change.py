@@ -1,20 +1,26 @@
 """What changed between two results of one host: each row's medians, and after over before.
 
 Rows are of separate runs, so no round of one belongs to a round of the other: a ratio is the median
-of those of all pairs. Nothing is judged here: that is `kvmpc.judge.regression`, with a test and a
-limit. Pure functions of results.
+of those of all pairs. Rows are called slower or faster where chance explains that in at most one
+comparison of twenty, all its rows together (Holm over Mann-Whitney tests, which are of one mind
+with the intervals), if rounds of both runs are alike. What one run differs by from the next of the
+same kernel is in neither: that is for `kvmpc.judge.regression`, which also has limits, and several
+runs on each side. Pure functions of results.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from kvmpc.caution import Caution
 from kvmpc.judge import same_host
+from kvmpc.judge.answer import FALSE_HEADLINES
+from kvmpc.judge.intervals import shift_p
 from kvmpc.judge.matching import Unmatched, match, pair_cautions
+from kvmpc.judge.resampling import holm, sizes_needed, smallest_p
 from kvmpc.judge.rows import usable_trials, values_of
 from kvmpc.judge.summary import Summary, median, summarise_shift
 from kvmpc.result.metrics import CPU, FAULT_P99, RATE
@@ -26,7 +32,6 @@ __all__ = [
     "change_between",
     "change_of",
     "host_differences",
-    "ratio_of_sides",
 ]
 
 _METRICS: Final = (RATE.key, FAULT_P99.key, CPU.key)
@@ -39,6 +44,9 @@ class ChangedRow:
     where: the point's name, "" where there is only one.
     before, after: medians by metric; ratios: after over before, the median over all pairs. What a
         side lacks is absent.
+    p: how likely the rate's change is by chance, for this row alone; least_p: how likely at least,
+        of so many rounds; None where it has no such change.
+    adjusted: p, adjusted for all rows of the comparison.
     """
 
     where: str
@@ -46,6 +54,9 @@ class ChangedRow:
     before: Mapping[str, float]
     after: Mapping[str, float]
     ratios: Mapping[str, Summary]
+    p: float | None
+    least_p: float | None
+    adjusted: float | None = None
 
     @property
     def rate(self) -> Summary | None:
@@ -71,18 +82,33 @@ class Change:
         return tuple(row.rate for row in self.rows if row.rate is not None)
 
     @property
+    def needed(self) -> int:
+        """The fewest rounds on each side that can show a change of one row at all."""
+        return sizes_needed(FALSE_HEADLINES / 2 / max(1, len(self.rates)))
+
+    @property
+    def can_show(self) -> bool:
+        """Whether rounds are enough that the change of any row could be shown."""
+        least = [row.least_p for row in self.rows if row.least_p is not None]
+        return min(least, default=1.0) * len(least) <= FALSE_HEADLINES
+
+    @property
     def slower(self) -> tuple[ChangedRow, ...]:
-        """Rows whose rate's interval lies below 1, the worst first."""
-        return tuple(row for ratio, row in self._by_ratio() if ratio.high < 1)
+        """Rows whose rate is shown to be lower, the worst first."""
+        return tuple(row for ratio, row in self._shown() if ratio.median < 1)
 
     @property
     def faster(self) -> tuple[ChangedRow, ...]:
-        """Rows whose rate's interval lies above 1, the best first."""
-        return tuple(row for ratio, row in reversed(self._by_ratio()) if ratio.low > 1)
+        """Rows whose rate is shown to be higher, the best first."""
+        return tuple(row for ratio, row in reversed(self._shown()) if ratio.median > 1)
 
-    def _by_ratio(self) -> list[tuple[Summary, ChangedRow]]:
-        """Return rows that have an interval, for which it takes two rounds on a side."""
-        known = [(row.rate, row) for row in self.rows if row.rate is not None and row.rate.n > 1]
+    def _shown(self) -> list[tuple[Summary, ChangedRow]]:
+        """Return the rows whose rate is shown to have changed."""
+        known = [
+            (row.rate, row)
+            for row in self.rows
+            if row.rate is not None and row.adjusted is not None and row.adjusted <= FALSE_HEADLINES
+        ]
         return sorted(known, key=lambda pair: pair[0].median)
 
 
@@ -100,26 +126,36 @@ def change_between(before: Result, after: Result) -> Change:
     """Return what changed between two results of one host, whatever kernel each had."""
     matched, alone = match([before], [after])
     cautions = [caution for row in matched for caution in pair_cautions(row)]
+    rows = [_row(row.point, row.spec, row.label, row.baseline[0], row.new[0]) for row in matched]
     return Change(
-        rows=tuple(
-            _row(row.point, row.spec, row.label, row.baseline[0], row.new[0]) for row in matched
-        ),
+        rows=tuple(_adjusted(rows)),
         unmatched=tuple(alone),
         cautions=tuple(dict.fromkeys([*same_host.remarks(before, after), *cautions])),
     )
 
 
+def _adjusted(rows: Sequence[ChangedRow]) -> Iterator[ChangedRow]:
+    adjusted = iter(holm([row.p for row in rows if row.p is not None]))
+    for row in rows:
+        yield row if row.p is None else replace(row, adjusted=next(adjusted))
+
+
 def _row(where: str, spec: str, label: str, before: Result, after: Result) -> ChangedRow:
+    ratios = {
+        name: ratio
+        for name in _METRICS
+        if (ratio := change_of(name, spec, before, after)) is not None
+    }
+    old, new = (_logarithms(point, spec, RATE.key) for point in (before, after))
+    known = RATE.key in ratios
     return ChangedRow(
         where=where,
         label=label,
         before=_medians(before, spec),
         after=_medians(after, spec),
-        ratios={
-            name: ratio
-            for name in _METRICS
-            if (ratio := change_of(name, spec, before, after)) is not None
-        },
+        ratios=ratios,
+        p=min(1.0, 2 * min(shift_p(old, new), shift_p(new, old))) if known else None,
+        least_p=2 * smallest_p(len(old), len(new)) if known else None,
     )
 
 
@@ -131,18 +167,16 @@ def _medians(point: Result, spec: str) -> dict[str, float]:
 
 
 def change_of(metric: str, spec: str, before: Result, after: Result) -> Summary | None:
-    """Return a pager's `metric` after over that before; both results are of one point."""
-    old, new = (values_of(usable_trials(point, spec), metric) for point in (before, after))
-    return ratio_of_sides(new, old)
+    """Return a pager's `metric` after over that before; both results are of one point.
 
-
-def ratio_of_sides(numerators: Sequence[float], denominators: Sequence[float]) -> Summary | None:
-    """Return by what factor one side is above another, not paired; n is that of the smaller side.
-
-    None where a side has no value, or one that is not above 0.
+    It is the middle of all pairs, and n is that of the smaller side. None where a side has none.
     """
-    if min([*numerators, *denominators], default=0) <= 0:
-        return None
-    above, below = ([math.log(value) for value in side] for side in (numerators, denominators))
-    found = summarise_shift(below, above)
+    old, new = (_logarithms(point, spec, metric) for point in (before, after))
+    found = summarise_shift(old, new)
     return None if found is None else found.exp()
+
+
+def _logarithms(point: Result, spec: str, metric: str) -> list[float]:
+    """Return those of a metric, in the order measured; none where one value is not above 0."""
+    values = values_of(usable_trials(point, spec), metric)
+    return [math.log(value) for value in values] if min(values, default=0) > 0 else []

@@ -12,13 +12,17 @@ functions of numbers.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from kvmpc.judge.resampling import block_size, blocks
+
+if TYPE_CHECKING:
+    from statistics import NormalDist
 
 __all__ = [
     "CONFIDENCE",
@@ -29,6 +33,7 @@ __all__ = [
     "middle",
     "shift",
     "shift_interval",
+    "shift_p",
 ]
 
 CONFIDENCE: Final = 0.95
@@ -125,6 +130,28 @@ def shift_interval(
     return Interval(ordered[rank - 1], ordered[-rank], coverage)
 
 
+def shift_p(before: Sequence[float], after: Sequence[float]) -> float:
+    """Return how likely it is that `after` lies so far above `before`, were all of one kind.
+
+    One-sided, and of one mind with `shift_interval`: at most p exactly where the interval of
+    confidence 1 - 2p lies above 0. Values that are equal count against it. Both in the order
+    measured.
+
+    Raises: ValueError where a side has no values.
+    """
+    old, new = _alike(before, after)
+    fewer, more = sorted((len(old), len(new)))
+    ordered = sorted(old)
+    # Pairs in which `after` is the lower one, or neither.
+    against = sum(len(ordered) - bisect_left(ordered, value) for value in new)
+    if fewer * fewer * more > _MOST_COUNTED:
+        return _normal(fewer, more).cdf(against + 0.5)
+    ways, total = _mann_whitney(fewer, more), math.comb(fewer + more, fewer)
+    if against < len(ways):
+        return sum(ways[: against + 1]) / total
+    return 1 - sum(ways[: max(0, fewer * more - against)]) / total
+
+
 def _alike(before: Sequence[float], after: Sequence[float]) -> tuple[list[float], list[float]]:
     """Return what is taken for independent values of each side."""
     if not before or not after:
@@ -152,6 +179,7 @@ def _shift_rank(fewer: int, more: int, confidence: float) -> tuple[int, float] |
     return None  # one value on each side: the only difference is the middle
 
 
+@lru_cache(maxsize=64)
 def _mann_whitney(fewer: int, more: int) -> list[int]:
     """Return in how many of all ways to deal the values U is 0, 1, ... up to its middle.
 
@@ -172,9 +200,14 @@ def _shift_rank_of_many(fewer: int, more: int, confidence: float) -> tuple[int, 
 
     U has lighter tails than that, so what it covers is said too low rather than too high.
     """
+    normal = _normal(fewer, more)
+    rank = math.floor(normal.inv_cdf((1 - confidence) / 2) + 0.5)
+    return (rank, 1 - 2 * normal.cdf(rank - 0.5)) if rank > 0 else None
+
+
+def _normal(fewer: int, more: int) -> NormalDist:
+    """Return the normal distribution with the mean and the variance of U."""
     # Here and not above: importing it takes longer than `kvmpc --help` may.
     from statistics import NormalDist
 
-    normal = NormalDist(fewer * more / 2, math.sqrt(fewer * more * (fewer + more + 1) / 12))
-    rank = math.floor(normal.inv_cdf((1 - confidence) / 2) + 0.5)
-    return (rank, 1 - 2 * normal.cdf(rank - 0.5)) if rank > 0 else None
+    return NormalDist(fewer * more / 2, math.sqrt(fewer * more * (fewer + more + 1) / 12))

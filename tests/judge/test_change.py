@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from kvmpc.judge.change import change_between, change_of, host_differences, ratio_of_sides
-from tests.fakes.sweeps import sweep, trial
+from kvmpc.judge.answer import FALSE_HEADLINES
+from kvmpc.judge.change import Change, change_between, change_of, host_differences
+from kvmpc.judge.intervals import CONFIDENCE
+from kvmpc.judge.summary import Summary
+from kvmpc.result.metrics import RATE
+from kvmpc.result.records import Point
+from tests.fakes.results import fake_result, fake_trial
+from tests.fakes.sweeps import DOUBLED, USUAL, sweep, trial
 
 
 def test_a_kernel_may_differ_and_a_processor_may_not() -> None:
@@ -49,8 +57,20 @@ def test_two_providers_of_exits_are_never_one_row() -> None:
     )
 
 
+def _ratio(before: Sequence[float], after: Sequence[float]) -> Summary | None:
+    """Return the rate after over that before, of results with these rates."""
+    one, two = (
+        fake_result(*(
+            fake_trial("uffd", number, metrics={RATE.key: rate})
+            for number, rate in enumerate(rates, 1)
+        ))
+        for rates in (before, after)
+    )  # fmt: skip
+    return change_of(RATE.key, "uffd", one, two)
+
+
 def test_a_ratio_is_the_middle_of_all_pairs_and_its_interval_holds_it() -> None:
-    found = ratio_of_sides([20, 22, 21, 20, 23], [10, 11, 10, 10, 10])
+    found = _ratio([10, 11, 10, 10, 10], [20, 22, 21, 20, 23])
     assert found is not None
     # 25 pairs, of which the 13th is 23/11; the interval leaves out the two lowest and highest.
     assert (found.median, found.n) == (pytest.approx(23 / 11), 5)
@@ -59,35 +79,19 @@ def test_a_ratio_is_the_middle_of_all_pairs_and_its_interval_holds_it() -> None:
 
 
 def test_a_ratio_of_too_few_has_a_range_that_is_called_one() -> None:
-    found = ratio_of_sides([20, 22, 21], [10, 11, 10])
+    found = _ratio([10, 11, 10], [20, 22, 21])
     assert found is not None
     assert (found.spread, found.coverage) == ("range", None)
     assert (found.low, found.high) == (pytest.approx(20 / 11), pytest.approx(2.2))
 
 
-def test_a_side_that_is_not_above_0_has_no_ratio() -> None:
-    assert ratio_of_sides([1.0, 0.0], [1.0]) is None
-    assert ratio_of_sides([1.0], [-1.0]) is None
-
-
-def test_one_value_has_no_interval_and_none_has_no_ratio() -> None:
-    found = ratio_of_sides([20], [10, 11])
+def test_one_value_has_a_range_and_none_or_none_above_0_has_no_ratio() -> None:
+    found = _ratio([10, 11], [20])
     assert found is not None
     assert (found.median, found.n) == (pytest.approx((20 / 10 * 20 / 11) ** 0.5), 1)
     assert found.is_range
-    assert ratio_of_sides([], [1]) is None
-
-
-def test_equal_samples_are_found_different_no_more_often_than_the_level_says() -> None:
-    chance = random.Random(11)
-    wrong = 0
-    for _ in range(1000):
-        one, two = ([chance.gauss(100, 3) for _ in range(10)] for _ in range(2))
-        found = ratio_of_sides(one, two)
-        assert found is not None
-        low, high = found.low, found.high
-        wrong += not low <= 1 <= high
-    assert wrong <= 50 + 3.5 * (1000 * 0.05 * 0.95) ** 0.5
+    for before, after in (([1.0], []), ([], [1.0]), ([1.0], [1.0, 0.0]), ([-1.0], [1.0])):
+        assert _ratio(before, after) is None
 
 
 def test_slower_rows_come_worst_first_faster_ones_best_first_and_equal_ones_not_at_all() -> None:
@@ -105,6 +109,64 @@ def test_one_round_on_a_side_shows_no_change_however_large() -> None:
     one = sweep((4,), ("uffd",), rounds=1)
     change = change_between(one, sweep((4,), ("uffd",), rounds=9, factor=lambda _: 0.1))
     assert (len(change.rates), change.slower, change.faster) == (1, (), ())
+    assert (change.can_show, change.needed) == (False, 4)
+
+
+def test_many_rounds_on_one_side_make_up_for_few_on_the_other() -> None:
+    few, many = sweep((4,), ("uffd",), rounds=3), sweep((4,), ("uffd",), rounds=9, seed=2)
+    assert change_between(few, many).can_show
+
+
+def test_many_rows_take_more_rounds() -> None:
+    """45 rows of 6 rounds can show nothing: 2/924 of a chance each. 7 rounds can."""
+    for rounds, can in ((6, False), (7, True)):
+        slow = lambda spec: 0.5 if spec == "exit" else 1.0  # noqa: E731
+        one = sweep(DOUBLED, USUAL[:5], rounds=rounds)
+        two = sweep(DOUBLED, USUAL[:5], rounds=rounds, seed=2, factor=slow)
+        change = change_between(one, two)
+        assert (len(change.rates), change.can_show, change.needed) == (45, can, 7)
+        assert [row.label for row in change.slower] == ["exit(sigbus)"] * 9 * can
+
+
+def _comparison(draw: random.Random, rows: int, rounds: int) -> Change:
+    """Return that of two runs of one kernel, `rows` pagers and points in each."""
+    pagers = USUAL[:5]
+    points = tuple(
+        Point(options={"vcpus": n + 1}, pagers=pagers) for n in range(rows // len(pagers))
+    )
+    results = [
+        fake_result(*(
+            fake_trial(spec, number, metrics={RATE.key: draw.lognormvariate(11, 0.05)}, point=point)
+            for number in range(1, rounds + 1)
+            for point in range(len(points))
+            for spec in pagers
+        ), pagers=pagers, points=points if len(points) > 1 else ())
+        for _ in range(2)
+    ]  # fmt: skip
+    return change_between(*results)
+
+
+@pytest.mark.parametrize(("rows", "times"), [(5, 100), (20, 50), (45, 30)])
+@pytest.mark.parametrize("rounds", [6, 7, 10])
+def test_two_runs_alike_name_a_row_in_a_twentieth_of_all_comparisons_at_most(
+    rows: int, times: int, rounds: int
+) -> None:
+    draw = random.Random(f"{rows} {rounds}")
+    found = [_comparison(draw, rows, rounds) for _ in range(times)]
+    assert all(len(change.rates) == rows for change in found)
+    named = sum(bool(change.slower or change.faster) for change in found)
+    expected = times * FALSE_HEADLINES
+    assert named <= expected + 3.5 * math.sqrt(expected)
+
+
+def test_a_row_that_is_named_has_an_interval_that_leaves_1_out() -> None:
+    draw = random.Random(3)
+    for _ in range(30):
+        change = _comparison(draw, 5, 8)
+        for row in change.rows:
+            assert row.rate is not None
+            assert row.p is not None
+            assert (row.p <= 1 - CONFIDENCE) == (not row.rate.low <= 1 <= row.rate.high)
 
 
 def test_a_pager_that_failed_after_has_medians_before_and_no_ratio() -> None:

@@ -96,8 +96,8 @@ def change_chart(before: Panel, after: Mapping[int, Result]) -> LinesChart | Row
         key="ba",
         title="Rate after over rate before",
         y=Scale(label="rate after / rate before", spell=text.ratio, log=True),
-        note="Above 1 is faster than before. Medians of two separate runs; bars are 95 % "
-        "bootstrap intervals of the two together.",
+        note="Above 1 is faster than before: the middle of all pairs of a round after and one "
+        "before, of two separate runs.",
         absent="No pager has a rate in both.",
         one=True,
     )

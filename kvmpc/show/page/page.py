@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
+from kvmpc.judge.answer import contests_of
 from kvmpc.judge.change import change_between, host_differences
 from kvmpc.judge.told import worst
 from kvmpc.result.records import Result
@@ -92,8 +93,9 @@ def _answers(results: Sequence[tuple[str, Result]], panels: Sequence[Sequence[Pa
             )
         if result.question:
             told.append(paragraph(f"Asked: {result.question}"))
+        contests = contests_of(point for panel in found for point in panel.points)
         for panel in found:
-            wording = words.answer_in_words(panel)
+            wording = words.answer_in_words(panel, contests)
             heads = [name] * (len(results) > 1) + [panel.title] * bool(panel.title)
             told.append(heading(", ".join(heads)) + answer(wording.lead, wording.more))
         told.append(paragraph(f"On {words.place_of(result)}.", "place"))
@@ -157,12 +159,13 @@ def _compared(
         ),
         answer(words.change_in_words(change)),
         paragraph(
-            "Of intervals at 95 %, one in twenty leaves 1 out by chance: to decide whether a row "
-            "became worse, use kvmpc check, which tests it.",
+            "Chance alone names a row in one such comparison of twenty at most, all rows together, "
+            "if rounds of both runs are alike. Two runs of one kernel can differ as well: whether "
+            "it became worse, kvmpc check says, best of several runs on each side.",
             "note",
         ),
     ]
-    caption = "Medians, and their ratios with 95 % bootstrap intervals"
+    caption = "Medians; ratios are the middle of all pairs of a round after and one before"
     told.append(_table(compare.changed_table(change), caption))
     told += [
         _figure(compare.change_chart(before, after), looks, f"{key}-{number}")

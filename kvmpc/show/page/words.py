@@ -12,7 +12,6 @@ from typing import Final
 
 from kvmpc.judge.answer import Answer, Why, answer_of
 from kvmpc.judge.change import Change, ChangedRow
-from kvmpc.judge.intervals import FEWEST_FOR_INTERVAL
 from kvmpc.judge.rows import Row, compare_rows
 from kvmpc.result.points import shown_option
 from kvmpc.result.records import FAILED, Result
@@ -35,14 +34,6 @@ _NOT_TOLD: Final = frozenset({"timed", "checked", "watchdog_s", "question"})
 """Options that are no part of the work, or that are told elsewhere."""
 
 
-_DOUBTS: Final[Mapping[Why, str]] = {
-    Why.INTERVAL_ABOVE_1: "the interval lies above 1, so it is the faster one",
-    Why.FEW_ROUNDS: "two rounds do not show which is the faster one",
-    Why.TOO_NEAR: "that is too near to 1 to tell the two apart",
-    Why.INTERVAL_HOLDS_1: "the interval holds 1, so the two are not told apart",
-}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Wording:
     """What a panel answers: one sentence that leads, and those that qualify it."""
@@ -51,12 +42,15 @@ class Wording:
     more: tuple[str, ...] = ()
 
 
-def answer_in_words(panel: Panel) -> Wording:
-    """Return the answer at the panel's last point that has one, and how it differs at others."""
+def answer_in_words(panel: Panel, contests: int) -> Wording:
+    """Return the answer at the panel's last point that has one, and how it differs at others.
+
+    contests: among how many claims of its whole result chance may choose.
+    """
     answers = {
         index: answer
         for index, point in enumerate(panel.points)
-        if (answer := answer_of(point)) is not None
+        if (answer := answer_of(point, contests)) is not None
     }
     if not answers:
         return Wording(lead=_nothing(panel))
@@ -64,7 +58,7 @@ def answer_in_words(panel: Panel) -> Wording:
     return Wording(
         lead=_lead(answer, panel.at(index)),
         more=(
-            *_how_sure(answer),
+            *_how_sure(answer, contests),
             *_other_kind(answer),
             *_share(answer),
             *_cost(answer),
@@ -99,35 +93,49 @@ def _lead(answer: Answer, place: str) -> str:
     times = ""
     if answer.baseline is not None and answer.best.ratio is not None:
         times = f", {text.interval(answer.best.ratio)} times {answer.baseline.label}"
-    if answer.sure:
+    if answer.why is Why.LED:
         return f"{name} is the fastest pager: {rate}{times}."
+    if answer.why is Why.KIND_LED:
+        kind = f"{place}, {answer.best.pager.kind}" if place else answer.best.pager.kind
+        return (
+            f"{kind[0].upper()}{kind[1:]} is the fastest kind of pager: {answer.best.label} has "
+            f"{rate}{times}."
+        )
     return (
         f"{name} has the highest rate, {rate}{times}; that it is faster than "
         f"{answer.second.label} is not shown."
     )
 
 
-def _how_sure(answer: Answer) -> Iterator[str]:
-    if answer.second is None or answer.lead is None:
+def _how_sure(answer: Answer, contests: int) -> Iterator[str]:
+    """Say in how many rounds it led, and by how much; or what would show anything at all."""
+    if answer.second is None:
         return
-    second = answer.second.label
-    if answer.why is Why.ONE_ROUND:
+    if not answer.rounds:
+        yield "How sure: no round measured all of them."
+        return
+    by = f"{text.interval(answer.lead)} times {answer.second.label}, the next"
+    rounds = f"{answer.rounds} round{'' if answer.rounds == 1 else 's'}"
+    if answer.why is Why.TOO_FEW:
+        points = " for so many points" if contests > 1 else ""
+        yield f"How sure: {by}, but {rounds}{points} can name none; {answer.needed} could."
+        return
+    led = f"it led in {answer.led} of {rounds}"
+    if answer.why is Why.LED:
+        yield f"How sure: {led}; {by}."
+    elif answer.why is Why.KIND_LED:
         yield (
-            f"How sure: one round only, so there is no interval ({text.ratio(answer.lead.median)} "
-            f"times {second}, the next); measure with --rounds {FEWEST_FOR_INTERVAL} or more."
+            f"How sure: in {answer.kind_led} of {rounds} all of that kind were faster than every "
+            f"other. Which of them is the fastest is not shown: {by}."
         )
-        return
-    few = "; with so few rounds it is their range" if answer.lead.is_range else ""
-    yield (
-        f"How sure: {text.interval(answer.lead)} times {second}, the next, over {answer.lead.n} "
-        f"rounds: {_DOUBTS[answer.why]}{few}."
-    )
+    else:
+        yield f"How sure: {led}, as often as chance makes one lead; {by}."
 
 
 def _other_kind(answer: Answer) -> Iterator[str]:
     if answer.other is not None and answer.over_other is not None:
         yield (
-            f"Of another kind, {answer.other.label} is the fastest: {answer.best.label} has "
+            f"Of another kind, {answer.other.label} has the highest: {answer.best.label} has "
             f"{text.interval(answer.over_other)} times its rate."
         )
 
@@ -197,15 +205,21 @@ def change_in_words(change: Change) -> str:
     rates = change.rates
     if not rates:
         return "No pager has a rate in both results: there is nothing to compare."
-    if all(rate.n < 2 for rate in rates):
-        return "One round on a side has no interval: nothing can be said of a change."
+    rows = f"{len(rates)} row{'' if len(rates) == 1 else 's'}"
+    if not change.can_show:
+        most = max(rate.n for rate in rates)
+        return (
+            f"No change of rate can be shown: {rows} would take {change.needed} rounds on each "
+            f"side, and there {'is' if most == 1 else 'are'} {most}."
+        )
     told = [
-        f"{len(rows)} of {len(rates)} rows became {word}: {_listed(rows)}"
-        for word, rows in (("slower", change.slower), ("faster", change.faster))
-        if rows
+        f"{len(found)} of {rows} {'is' if len(found) == 1 else 'are'} {word} after: "
+        f"{_listed(found)}"
+        for word, found in (("slower", change.slower), ("faster", change.faster))
+        if found
     ]
     if not told:
-        return f"No change of rate is shown: all {len(rates)} intervals hold 1."
+        return f"No change of rate is shown: none of {rows}."
     return f"{'; '.join(told)}."
 
 

@@ -163,7 +163,7 @@ def test_two_results_of_one_host_are_compared_before_anything_else_is_said(page:
                   factor=lambda spec: 0.6 if spec == "uffd" else 1.0)  # fmt: skip
     document = page(before, after)
     assert "Linux 6.12.0-synthetic before and 6.13 after" in document
-    assert document.index("2 of 4 rows became slower: uffd") < document.index('id="answer"')
+    assert document.index("2 of 4 rows are slower after: uffd") < document.index('id="answer"')
 
 
 def test_results_of_different_hosts_are_kept_apart_and_that_is_said(page: Page) -> None:

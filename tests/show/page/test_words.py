@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import pytest
+
+from kvmpc.judge.answer import contests_of
 from kvmpc.judge.change import change_between
 from kvmpc.result.records import Result
 from kvmpc.show.page import text
@@ -14,7 +17,9 @@ from tests.fakes.sweeps import sweep, trial
 
 
 def _told(result: Result) -> str:
-    answer = answer_in_words(panels_of(result)[0])
+    panels = panels_of(result)
+    contests = contests_of(point for panel in panels for point in panel.points)
+    answer = answer_in_words(panels[0], contests)
     return " ".join([answer.lead, *answer.more])
 
 
@@ -31,35 +36,42 @@ def _rounds(**rates: list[float]) -> Result:
 
 
 def test_a_clear_lead_is_told_with_its_interval_and_its_cost() -> None:
-    told = _told(_rounds(uffd=[100, 101, 99, 100, 102], exit=[200, 203, 199, 201, 200]))
-    assert told.startswith("exit(sigbus) is the fastest pager: 200 pages/s, 2.01 [")
-    assert "times uffd, the next, over 5 rounds: the interval lies above 1" in told
+    told = _told(_rounds(uffd=[100, 101, 99, 100, 102, 98], exit=[200, 203, 199, 201, 200, 202]))
+    assert told.startswith("exit(sigbus) is the fastest pager: 200.5 pages/s, 2.01 [")
+    assert "How sure: it led in 6 of 6 rounds; 2.01 [" in told
+    assert "] times uffd, the next." in told
     assert "CPU s for each GiB" in told
 
 
-def test_pagers_whose_interval_holds_1_are_not_told_apart() -> None:
-    told = _told(_rounds(uffd=[100, 110, 90, 100, 105], exit=[101, 95, 104, 108, 99]))
+def test_pagers_that_lead_in_turn_are_not_told_apart() -> None:
+    told = _told(_rounds(uffd=[100, 110, 90, 100, 105, 99], exit=[101, 95, 104, 108, 99, 100]))
     assert "that it is faster than uffd is not shown" in told
-    assert "the interval holds 1, so the two are not told apart" in told
+    assert "it led in 4 of 6 rounds, as often as chance makes one lead" in told
 
 
-def test_three_rounds_that_agree_only_just_show_nothing_and_three_that_agree_do() -> None:
-    near = _told(_rounds(uffd=[100, 100, 100], exit=[101, 105, 140]))
-    assert "too near to 1" in near
-    assert "it is their range" in near
-    far = _told(_rounds(uffd=[100, 100, 100], exit=[6000, 6100, 6200]))
-    assert "is the fastest pager" in far
+def test_a_kind_is_named_where_its_variants_are_too_alike() -> None:
+    told = _told(_rounds(**{
+        "uffd": [100] * 6,
+        "exit": [200, 199, 200, 199, 200, 199],
+        "exit,uffds=per-vcpu": [199, 200, 199, 200, 199, 200],
+    }))  # fmt: skip
+    assert told.startswith("Exit is the fastest kind of pager: exit(sigbus) has ")
+    assert "in 6 of 6 rounds all of that kind were faster than every other" in told
+    assert "Which of them is the fastest is not shown" in told
 
 
-def test_one_round_claims_nothing() -> None:
-    told = _told(_rounds(uffd=[100], exit=[200]))
-    assert "is not shown" in told
-    assert "one round only" in told
-    assert "--rounds" in told
+@pytest.mark.parametrize("rounds", [1, 2, 3, 5])
+def test_few_rounds_claim_nothing_however_far_apart_and_say_how_many_could(rounds: int) -> None:
+    told = _told(_rounds(uffd=[100] * rounds, exit=[6000] * rounds))
+    assert "that it is faster than uffd is not shown" in told
+    assert f"but {rounds} round{'s' * (rounds > 1)} can name none; 6 could" in told
 
 
-def test_two_rounds_claim_nothing_however_alike() -> None:
-    assert "two rounds do not show" in _told(_rounds(uffd=[100, 100], exit=[200, 200]))
+def test_rounds_that_are_too_few_for_nine_points_say_how_many_could() -> None:
+    told = _told(sweep(pagers=("uffd", "exit"), rounds=8))
+    assert "8 rounds for so many points can name none; 9 could" in told
+    assert "the fastest" not in told
+    assert "is the fastest pager" in _told(sweep(pagers=("uffd", "exit"), rounds=9))
 
 
 def test_a_pager_alone_is_not_called_the_fastest() -> None:
@@ -74,7 +86,7 @@ def test_the_kernels_own_fault_is_never_the_winner() -> None:
 
 
 def test_a_sweep_says_who_leads_where() -> None:
-    result = sweep((1, 2, 4, 8), ("uffd", "exit"), rounds=5)
+    result = sweep((1, 2, 4, 8), ("uffd", "exit"), rounds=9)
     slow = [
         replace(t, metrics={**t.metrics, "pages_per_s": 1000.0 + t.round})
         if t.pager == "exit" and t.vcpus < 4
@@ -90,7 +102,7 @@ def test_a_variant_of_the_winner_does_not_hide_how_the_other_kind_stands() -> No
     told = _told(_rounds(**{
         "uffd": [100, 101, 99], "exit": [200, 203, 199], "exit,uffds=per-vcpu": [201, 199, 204],
     }))  # fmt: skip
-    assert "Of another kind, uffd is the fastest" in told
+    assert "Of another kind, uffd has the highest: exit(sigbus),uffds=per-vcpu has 2.0" in told
 
 
 def test_nothing_run_and_all_failed_are_said() -> None:
@@ -111,13 +123,24 @@ def test_a_row_that_became_slower_is_named_worst_first_and_equal_ones_are_not() 
     after = sweep((1, 8), ("uffd", "exit"), rounds=10, seed=2,
                   factor=lambda spec: 0.7 if spec == "uffd" else 1.0)  # fmt: skip
     told = change_in_words(change_between(before, after))
-    assert told.startswith("2 of 4 rows became slower: uffd at")
+    assert told.startswith("2 of 4 rows are slower after: uffd at")
     assert "exit" not in told
 
 
-def test_one_round_a_side_says_nothing_of_a_change() -> None:
+def test_two_runs_alike_are_said_to_be_unchanged() -> None:
+    runs = (sweep((1, 8), ("uffd", "exit"), rounds=10, seed=seed) for seed in (1, 2))
+    assert change_in_words(change_between(*runs)) == "No change of rate is shown: none of 4 rows."
+
+
+def test_few_rounds_a_side_say_that_they_can_show_nothing() -> None:
     one = sweep((1,), ("uffd",), rounds=1)
-    assert "nothing can be said" in change_in_words(change_between(one, one))
+    assert change_in_words(change_between(one, one)) == (
+        "No change of rate can be shown: 1 row would take 4 rounds on each side, and there is 1."
+    )
+    many = sweep(rounds=6)
+    assert "54 rows would take 7 rounds on each side, and there are 6" in change_in_words(
+        change_between(many, many)
+    )
 
 
 def test_a_command_is_quoted_so_that_a_shell_reads_it_back() -> None:
