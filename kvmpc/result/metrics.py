@@ -24,16 +24,22 @@ __all__ = [
     "FINISH_SPREAD",
     "FULL_SPEED",
     "INSTALL",
+    "LOST",
     "METRICS",
     "MIB_RATE",
+    "OTHERS",
     "PARTS",
     "PART_QUANTILES",
     "RATE",
     "SETUP",
     "START_SKEW",
+    "STOLEN",
     "TEARDOWN",
+    "THROTTLED",
     "TO_95_SPEED",
     "TO_HALF_SPEED",
+    "WAIT_READERS",
+    "WAIT_VCPUS",
     "Metric",
     "part_metric",
 ]
@@ -57,6 +63,18 @@ MIB_RATE: Final = Metric("mib_per_s", "MiB/s", +1, "the same rate in bytes")
 CPU: Final = Metric("cpu_s_per_gib", "s/GiB", -1, "CPU time of vCPU threads and readers")
 CPU_VCPUS: Final = Metric("cpu_vcpus_s", "s", -1, "CPU time of all vCPU threads")
 CPU_READERS: Final = Metric("cpu_readers_s", "s", -1, "CPU time of all reader threads")
+WAIT_VCPUS: Final = Metric(
+    "wait_vcpus_s", "s", -1, "in which vCPU threads could have run and had no CPU, summed"
+)
+WAIT_READERS: Final = Metric("wait_readers_s", "s", -1, "the same of all reader threads")
+LOST: Final = Metric(
+    "lost_share", "share", -1, "of the CPU time that its threads asked for, what others had of it"
+)
+OTHERS: Final = Metric("others_cpu_s", "s", -1, "what else the trial's CPUs ran meanwhile")
+STOLEN: Final = Metric("stolen_cpu_s", "s", -1, "what a hypervisor took of its CPUs meanwhile")
+THROTTLED: Final = Metric(
+    "throttled_cpu_s", "s", -1, "in which a quota kept its control group from CPUs"
+)
 START_SKEW: Final = Metric("start_skew_ns", "ns", -1, "from the gate until the last vCPU started")
 SETUP: Final = Metric("setup_ns", "ns", 0, "from the trial's begin until all were at the gate")
 TEARDOWN: Final = Metric("teardown_ns", "ns", 0, "from the last page until all was given back")
@@ -110,7 +128,8 @@ def part_metric(part: str, quantile: str) -> Metric:
 METRICS: Final[Mapping[str, Metric]] = {
     metric.key: metric
     for metric in (
-        RATE, MIB_RATE, CPU, CPU_VCPUS, CPU_READERS, START_SKEW, SETUP, TEARDOWN, INSTALL, FETCH,
+        RATE, MIB_RATE, CPU, CPU_VCPUS, CPU_READERS, WAIT_VCPUS, WAIT_READERS, LOST, OTHERS,
+        STOLEN, THROTTLED, START_SKEW, SETUP, TEARDOWN, INSTALL, FETCH,
         CPU_LATENCY, FAIRNESS, FINISH_SPREAD, FULL_SPEED, TO_HALF_SPEED, TO_95_SPEED,
         *FAULT_QUANTILES.values(), FAULT_MAX, *_BY_PART.values(),
     )

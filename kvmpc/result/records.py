@@ -16,6 +16,7 @@ from kvmpc.result.pager_info import PagerInfo, pager_of_spelling
 from kvmpc.result.schema import AtLeast
 
 __all__ = [
+    "BUSY_LIMIT",
     "FAILED",
     "FEWEST_SAMPLES",
     "OK",
@@ -37,6 +38,10 @@ PROFILED: Final = -1
 
 FEWEST_SAMPLES: Final = 200
 """With fewer a profile tells no share: that of a quarter of the time would be 12 points wide."""
+
+BUSY_LIMIT: Final = 0.10
+"""The share of a trial's CPU time that others may take before it is starved, unless told: what
+bench/busy_host.py found to move no ratio by more than rounds do anyway."""
 
 
 Count = Annotated[int, AtLeast(0)]
@@ -120,6 +125,8 @@ class TrialResult:
         (further passes included), ``installs``; empty where it was not sampled.
     profile: of a profiled trial, where its CPU time went; None where it is none, or could not be
         profiled (a warning says why).
+    starved: others took more of its CPU time than the run allows (``lost_share`` in its metrics):
+        it is kept, and part of no number. A later trial of its round may be in its place.
     """
 
     pager: str
@@ -146,6 +153,7 @@ class TrialResult:
     kvm_stats: Mapping[str, int] = field(default_factory=dict)
     profile: Profile | None = None
     timeline: Mapping[str, tuple[Count, ...]] = field(default_factory=dict)
+    starved: bool = False
 
     def __post_init__(self) -> None:
         if self.status not in (OK, FAILED):

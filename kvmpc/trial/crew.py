@@ -20,6 +20,7 @@ from typing import Any
 
 from kvmpc.errors import HostError, KernelError
 from kvmpc.host.headroom import shortage
+from kvmpc.host.scheduling import ThreadTimes
 from kvmpc.kernel import syscalls
 from kvmpc.kernel.threads import STACK_BYTES, small_threads
 from kvmpc.loops.program import NativeProgram
@@ -62,12 +63,16 @@ def _named(function: Any, name: str) -> Callable[..., None]:
 
 @dataclass(eq=False, kw_only=True)
 class Worker:
-    """One thread with its record. `tid` is None before it runs, `left` set when it is out."""
+    """One thread with its record. `tid` is None before it runs, `left` set when it is out.
+
+    times: what it had of the CPUs up to its last page; None where that is not known.
+    """
 
     name: str
     record: ResolverRecord
     seat: Seat = field(default_factory=Seat)
     tid: int | None = None
+    times: ThreadTimes | None = None
     left: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
 

@@ -17,6 +17,7 @@ from kvmpc.pagers.pager import Pager
 from kvmpc.result.metrics import SETUP, TEARDOWN
 from kvmpc.result.records import TrialResult
 from kvmpc.trial import tally, verify
+from kvmpc.trial.competition import Competition
 from kvmpc.trial.outcome import Finding, blank_result, fold
 from kvmpc.trial.perf import Recorder
 from kvmpc.trial.rig import NO_HOOKS, Rig, TrialHooks
@@ -67,15 +68,19 @@ def run_trial(
                     verify.verify_absent(rig.memory.presence, rig.layout, interrupt.check)
                 hooks.before_gate(rig)
                 watchdog.stops.begin()
+                competition = Competition(rig)
+                competition.begin()
                 _open_gate(rig, recorder)
-                _join(rig, watchdog, recorder, hooks)
+                _join(rig, watchdog, competition, recorder, hooks)
             finally:
                 _stop(rig, held)
                 counts = Finding(counts=tally.counts(rig.vcpu_records, rig.reader_records))
             hooks.before_verify(rig)
             verified = _verify(rig, interrupt)
             setup = Finding(metrics={SETUP.key: float(ready_ns - begin_ns)})
-            findings = [verified, counts, *_findings(rig, counts), setup, watchdog.stops.finding()]
+            stops = watchdog.stops
+            findings = [verified, counts, *_findings(rig, counts), setup, stops.finding()]
+            findings.append(competition.finding(still_s=stops.still_ns / 1e9))
             end_ns = time.monotonic_ns()
         teardown = Finding(metrics={TEARDOWN.key: float(time.monotonic_ns() - end_ns)})
     except (Interrupted, StuckError):
@@ -102,9 +107,16 @@ def _open_gate(rig: Rig, recorder: Recorder | None) -> None:
     rig.crew.open_gate()
 
 
-def _join(rig: Rig, watchdog: Watchdog, recorder: Recorder | None, hooks: TrialHooks) -> None:
+def _join(
+    rig: Rig,
+    watchdog: Watchdog,
+    competition: Competition,
+    recorder: Recorder | None,
+    hooks: TrialHooks,
+) -> None:
     """Wait until every vCPU has its pages, then for its further passes, without readers."""
     watchdog.wait("done", len(rig.vcpus), rig.timeline)
+    competition.end()
     if recorder is not None:
         recorder.end(_windows(rig))
     rig.stats.end()

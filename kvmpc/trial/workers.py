@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from kvmpc.abi import kvm as abi
 from kvmpc.errors import GuestError
+from kvmpc.host.scheduling import thread_times
 from kvmpc.kernel.kvm import Vcpu
 from kvmpc.loops.program import NativeProgram
 from kvmpc.loops.records import Return, VcpuRecord
@@ -69,6 +70,7 @@ class VcpuWorker(Worker):
             self.record.kvm_runs = 0
             report("ready")
             self._run_until(DONE_PORT, "gated_vcpu_loop", self.record)
+            self.times = thread_times()
             report("done")
             if self.later is not None:
                 self._run_until(DONE_PORT, "gated_vcpu_loop", self.later)
