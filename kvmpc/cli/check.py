@@ -47,6 +47,7 @@ def baseline() -> None:
 @click.option("--force", is_flag=True, help="Replace the baseline of that name.")
 def save(name: str, files: tuple[str, ...], force: bool) -> None:
     """Keep one result, or several runs of the same thing, as NAME."""
+    from kvmpc.judge.starved import host_too_busy
     from kvmpc.result import baselines
     from kvmpc.result.document import load
     from kvmpc.result.records import FAILED
@@ -63,6 +64,8 @@ def save(name: str, files: tuple[str, ...], force: bool) -> None:
                 "will not be compared: measure them again",
                 err=True,
             )
+        if (busy := host_too_busy(result)) is not None:
+            say(f"warning: {file}: {busy.what}: {busy.reason}; measure it again", err=True)
         if not result.finished:
             say(f"warning: {file}: the run did not finish; run it to its end", err=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from contextlib import nullcontext
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvmpc.cli.harness import began
-from kvmpc.cli.options import PAGERS_HELP, format_option, work_options
-from kvmpc.cli.output import print_result, progress, say_stopping
+from kvmpc.cli.options import PAGERS_HELP, busy_limit_option, format_option, work_options
+from kvmpc.cli.output import print_result, progress, say, say_stopping
 from kvmpc.errors import KernelError, KvmpcError, UsageError
-from kvmpc.exit_codes import EXIT_FAILED
+from kvmpc.exit_codes import EXIT_FAILED, EXIT_HOST
 
 if TYPE_CHECKING:
     from kvmpc.result.records import Result
@@ -66,6 +67,7 @@ def run(pager: str, **options: Any) -> None:
 @click.option("--resume", "resumed", is_flag=True,
               help="Go on with that file: no finished trial is measured again.")  # fmt: skip
 @click.option("--profile", is_flag=True, help="As a line `profile = true` in the spec.")
+@busy_limit_option(None)
 @click.option("--yes", is_flag=True, help="Also if it takes more than an hour, or 10,000 trials.")
 @format_option
 def sweep(
@@ -74,6 +76,7 @@ def sweep(
     json_path: str | None,
     resumed: bool,
     profile: bool,
+    busy_limit: str | None,
     yes: bool,
     kind: str,
 ) -> None:
@@ -84,7 +87,9 @@ def sweep(
     """
     from kvmpc.run.sweep import read_spec
 
-    plan = read_spec(spec, (*settings, *["profile=true"] * profile), confirmed=yes)
+    given = ["profile=true"] * profile
+    given += [] if busy_limit is None else [f"busy_limit={json.dumps(busy_limit)}"]
+    plan = read_spec(spec, (*settings, *given), confirmed=yes)
     path = json_path or f"{os.path.splitext(os.path.basename(spec))[0]}.json"
     if not resumed and path != "-" and os.path.isfile(path) and os.path.getsize(path):
         raise UsageError("--json", path, "a new file, or --resume to go on with this one")
@@ -92,7 +97,7 @@ def sweep(
 
 
 def _measure_options(pagers: tuple[str, ...], options: dict[str, Any]) -> None:
-    from kvmpc.run.axes import AXES
+    from kvmpc.run.axes import AXES, busy_limit_of
     from kvmpc.run.plan import make_plan
 
     plan = make_plan(
@@ -103,6 +108,7 @@ def _measure_options(pagers: tuple[str, ...], options: dict[str, Any]) -> None:
         warmup=options["warmup"],
         watchdog_s=options["watchdog"],
         profile=options["profile"],
+        busy_limit=busy_limit_of(options["busy_limit"], "--busy-limit"),
     )
     _measure(plan, json_path=options["json_path"], confirmed=options["yes"], kind=options["kind"])
 
@@ -116,6 +122,7 @@ def _measure(
     kind: str = "table",
 ) -> None:
     """Check the host, measure, save after each trial, show."""
+    from kvmpc.judge.starved import host_too_busy
     from kvmpc.result.writer import ResultWriter
     from kvmpc.run.campaign import Campaign
     from kvmpc.run.session import Session
@@ -132,13 +139,18 @@ def _measure(
         raise stopped
     if any(trial.status != "ok" for trial in result.trials):
         raise click.exceptions.Exit(EXIT_FAILED)
+    too_busy = host_too_busy(result)
+    if too_busy is not None:
+        # Said, not raised: the document has a test for each row, and needs no end.
+        say(f"kvmpc: {too_busy}", err=True)
+        raise click.exceptions.Exit(EXIT_HOST)
 
 
 def _run(
     campaign: Campaign, writer: ResultWriter | None, confirmed: bool
 ) -> tuple[Result, KvmpcError | None]:
     """Run the campaign, save and show progress; return what was measured, and what ended it."""
-    done = len(campaign.result.trials)
+    done = sum(not trial.wasted for trial in campaign.result.trials)
     if writer:
         writer.begin(campaign.result)
     with progress(done + len(campaign.schedule), done) as advance:

@@ -13,7 +13,13 @@ import click
 
 from kvmpc.errors import UsageError
 
-__all__ = ["PAGERS_HELP", "format_option", "refuse_stdin_twice", "work_options"]
+__all__ = [
+    "PAGERS_HELP",
+    "busy_limit_option",
+    "format_option",
+    "refuse_stdin_twice",
+    "work_options",
+]
 
 
 PAGERS_HELP = """\b
@@ -22,6 +28,15 @@ PAGER is name[,key=value...]:
   uffd[,readers=R][,uffds=one|per-vcpu|K][,fetch=pipelined|blocking]
   exit[,uffds=one|per-vcpu|K]
 """
+
+
+def busy_limit_option(default: str | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return what adds ``--busy-limit``, as `busy_limit`."""
+    return click.option(
+        "--busy-limit", metavar="PERCENT|off", default=default, show_default=default is not None,
+        envvar="KVMPC_BUSY_LIMIT", show_envvar=True,
+        help="A trial whose CPU time others had more of does not count, and is run again.",
+    )  # fmt: skip
 
 
 def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,7 +54,7 @@ def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say what every trial works on."""
-    options = [
+    options: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
         click.option("--vcpus", metavar="N", help="vCPUs [this host's CPUs, up to 160]; "
                      "several, to measure each: 1,2,4 or 1-160:x2."),
         click.option("--mem-per-vcpu", metavar="SIZE",
@@ -74,6 +89,7 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Rounds before the measured ones, at 1/8 of the pages."),
         click.option("--watchdog", type=float, metavar="SECONDS", default=10.0, show_default=True,
                      help="A trial without a new page for so long has failed."),
+        busy_limit_option("10%"),
         click.option("--profile", is_flag=True,
                      help="Run each pager once more under perf: where its CPU time goes."),
         click.option("--json", "json_path", metavar="FILE|-",

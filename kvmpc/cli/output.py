@@ -66,15 +66,26 @@ def progress(length: int, done: int = 0) -> Iterator[Advance]:
         stderr.write("\n")
 
 
-class _Bar:
-    """A line that is drawn over itself, as wide as the terminal is then."""
+class _Counter:
+    """Counts the trials of a plan: one that is run again, since it was starved, is one of them."""
 
     def __init__(self, length: int, done: int) -> None:
         self._length, self._done = length, done
+        self._last: tuple[int, str, int] | None = None
+
+    def count(self, trial: TrialResult) -> None:
+        which = trial.point, trial.pager, trial.round
+        self._done += which != self._last
+        self._last = which if trial.wasted else None
+
+
+class _Bar(_Counter):
+    """A line that is drawn over itself, as wide as the terminal is then."""
 
     def advance(self, trial: TrialResult, left_s: float | None) -> None:
-        self._done += 1
-        self.draw(f"{_left(left_s)}  {trial.label}: {trial.status}")
+        self.count(trial)
+        became = "starved" if trial.starved else trial.status
+        self.draw(f"{_left(left_s)}  {trial.label}: {became}")
 
     def draw(self, said: str) -> None:
         room = columns_of(stderr) - 1  # a terminal may go to the next line for its last column
@@ -85,14 +96,13 @@ class _Bar:
         stderr.write(f"\r{line[:room]}\x1b[K")
 
 
-class _Lines:
+class _Lines(_Counter):
     def __init__(self, length: int, done: int) -> None:
-        self._length, self._done = length, done
+        super().__init__(length, done)
         self._told = time.monotonic()
 
     def advance(self, trial: TrialResult, left_s: float | None) -> None:
-        del trial
-        self._done += 1
+        self.count(trial)
         if time.monotonic() - self._told >= _TOLD_EVERY_S and self._done < self._length:
             self._told = time.monotonic()
             say(f"kvmpc: {self._done} of {self._length} trials{_left(left_s)}", err=True)

@@ -13,6 +13,7 @@ from kvmpc.caution import Caution
 from kvmpc.errors import MismatchError
 from kvmpc.judge.rows import measured_trials
 from kvmpc.judge.same_host import differences, kernel_release, remarks
+from kvmpc.judge.starved import starved_trials
 from kvmpc.result.pager_info import PagerInfo
 from kvmpc.result.points import differing_options, identity, point_names, points_of, shown_option
 from kvmpc.result.records import FAILED, Result, TrialResult
@@ -195,7 +196,9 @@ def _no_partner(pair: Pair) -> tuple[str, str] | None:
         if what == "the baseline" and failures(there, pair.spec):
             return side, f"failed in {what}"
         if not failures(there, pair.spec) and not any(
-            measured_trials(run, pair.spec) for run in there
+            # What was starved is no row less, but one that cannot be judged.
+            measured_trials(run, pair.spec) or starved_trials(run, pair.spec)
+            for run in there
         ):
             return side, f"has no measured round in {what}"
     return None

@@ -41,6 +41,7 @@ from kvmpc.judge.matching import (
 )
 from kvmpc.judge.resampling import holm, permutation_p, sizes_needed, smallest_p
 from kvmpc.judge.rows import measured_trials, share_base
+from kvmpc.judge.starved import is_busy, why_busy
 from kvmpc.judge.summary import median
 from kvmpc.result.metrics import FAULT_P99, Metric
 from kvmpc.result.records import Result
@@ -252,16 +253,19 @@ def _tests(pair: Pair, criteria: Criteria, *, by_run: bool) -> Iterator[_Test | 
             [run for run in runs if _may_have(run, judged.metric)]
             for runs in (pair.baseline, pair.new)
         ]
-        problems = map(_not_normalised, chain(*sides)) if criteria.normalise else ()
-        problem = next(filter(None, problems), None)
+        problem = _not_normalised(sides, criteria)
         old, now = (
             _values(runs, pair.spec, judged.metric.key, criteria.normalise, by_run)
             for runs in sides
         )
         if not problem and old and now:
             yield _Test(pair, judged, limit, _numbers(old, now, judged.metric.better))
-        elif problem or old or now:
-            reason = problem or f"not measured in {'the result' if old else 'the baseline'}"
+        elif problem or old or now or _too_busy(pair):
+            reason = (
+                _too_busy(pair)
+                or problem
+                or f"not measured in {'the result' if old else 'the baseline'}"
+            )
             yield Unjudged(pair=pair, metric=judged.name, limit=limit, reason=reason)
 
 
@@ -270,12 +274,25 @@ def _may_have(run: Result, metric: Metric) -> bool:
     return not (metric is FAULT_P99 and run.overlap)
 
 
-def _not_normalised(run: Result) -> str | None:
-    """Return why a run has nothing to normalise by; None where it has."""
-    to = share_base(run)
-    if to is None:
-        return "cannot be normalised: no pager in the run that does not fetch"
-    return f"cannot be normalised: {to} failed" if failures([run], to) else None
+def _too_busy(pair: Pair) -> str | None:
+    """Return why all runs of a side were starved of too many rounds; None where one was not."""
+    for runs, what in ((pair.new, "the result"), (pair.baseline, "the baseline")):
+        if all(is_busy(run, pair.spec) for run in runs):
+            return f"the host of {what} was too busy: {why_busy(runs[0], pair.spec)}"
+    return None
+
+
+def _not_normalised(sides: Sequence[Sequence[Result]], criteria: Criteria) -> str | None:
+    """Return why a run of any side has nothing to normalise by; None where all have."""
+    for run in chain(*sides) if criteria.normalise else ():
+        to = share_base(run)
+        if to is None:
+            return "cannot be normalised: no pager in the run that does not fetch"
+        if failures([run], to):
+            return f"cannot be normalised: {to} failed"
+        if is_busy(run, to):
+            return f"cannot be normalised: {to} was starved"
+    return None
 
 
 def _values(
@@ -284,6 +301,8 @@ def _values(
     """Return the logarithms of a metric: one a round, in order, or one a run."""
     found: list[float] = []
     for run in runs:
+        if is_busy(run, spec):
+            continue
         values = _by_round(run, spec, key)
         if normalise:
             whole = _by_round(run, share_base(run), key)
@@ -335,6 +354,10 @@ def _decide(found: Sequence[_Test | Verdict], criteria: Criteria, unit: str) -> 
     for name, family in families.items():
         decided |= _decide_family(family, alphas[name], unit)
     verdicts = [decided[test] if isinstance(test, _Test) else test for test in found]
+    without = [each for each in verdicts if isinstance(each, Unjudged) and not each.numbers]
+    if len(without) == len(verdicts):
+        reasons = dict.fromkeys(f"{each.pair.label}: {each.reason}" for each in without)
+        raise MismatchError(list(reasons), "measure again what is missing, on a host at rest")
     blind = [each for each in verdicts if isinstance(each, Unjudged) and each.numbers]
     failed = any(isinstance(each, FailedNow) for each in verdicts)
     if blind and len(blind) == len(decided) and not failed:

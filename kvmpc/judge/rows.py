@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from kvmpc.judge.starved import is_busy, starved_trials, why_busy
 from kvmpc.judge.summary import Summary, median, summarise, summarise_ratios
 from kvmpc.result.metrics import CPU, FAULT_P50, FAULT_P99, MIB_RATE, RATE
 from kvmpc.result.pager_info import PagerInfo
@@ -37,6 +38,7 @@ class Outcome(StrEnum):
     ZEROS = "zeros"
     NO = "no"
     FAILED = "FAILED"
+    BUSY = "busy"
     SKIPPED = "skipped"
     ABSENT = "-"
 
@@ -46,9 +48,11 @@ class Row:
     """One pager in the table; None where there is no number.
 
     A row with a failed trial, warm-ups included, has no number at all: what one trial got wrong,
-    the others may have got wrong unseen.
+    the others may have got wrong unseen. Nor has a row that is busy (`kvmpc.judge.starved`).
 
     ok_trials: verified, measured trials; failed_trials: failed ones, warm-ups included.
+    starved_trials: measured ones that do not count, since others had their CPU time.
+    busy: whether too few are left for that; starved: why, or why there are fewer; else "".
     errors: why they failed, without repetitions. skips: why the host could not run it.
     pages_per_s, mib_per_s, cpu_s_per_gib: medians over rounds; rate: pages_per_s with its interval.
     ratio: rate over the rate of the first pager that fetches, per round.
@@ -60,6 +64,9 @@ class Row:
     pager: PagerInfo
     ok_trials: int
     failed_trials: int
+    starved_trials: int
+    busy: bool
+    starved: str
     errors: tuple[str, ...]
     skips: tuple[str, ...]
     rate: Summary | None
@@ -91,6 +98,8 @@ class Row:
         """What became of it: the least that holds for all its trials."""
         if self.failed:
             return Outcome.FAILED
+        if self.busy:
+            return Outcome.BUSY
         if not self.ok_trials:
             return Outcome.SKIPPED if self.skips else Outcome.ABSENT
         return Outcome(self.verified) if self.verified in ("yes", "zeros") else Outcome.NO
@@ -102,11 +111,14 @@ class Row:
 
 
 def measured_trials(result: Result, spec: str) -> list[TrialResult]:
-    """Return the trials of `spec` that count: neither warm-up nor failed."""
+    """Return the trials of `spec` that count: neither warm-up nor failed nor starved."""
     return [
         trial
         for trial in result.trials
-        if trial.pager == spec and trial.role is Role.MEASURED and trial.status == OK
+        if trial.pager == spec
+        and trial.role is Role.MEASURED
+        and trial.status == OK
+        and not trial.starved
     ]
 
 
@@ -114,9 +126,11 @@ def usable_trials(result: Result, spec: str) -> list[TrialResult]:
     """Return the trials of `spec` whose numbers may be shown: measured, and none where any failed.
 
     Warm-ups and profiled trials count as well: what one trial got wrong, the others may have got
-    wrong unseen. `result` is of one point.
+    wrong unseen. None either where too many were starved. `result` is of one point.
     """
-    return [] if _failed(result, spec) else measured_trials(result, spec)
+    if _failed(result, spec) or is_busy(result, spec):
+        return []
+    return measured_trials(result, spec)
 
 
 def usable_profiles(result: Result, spec: str) -> list[Profile]:
@@ -155,14 +169,14 @@ def share_base(result: Result) -> str | None:
 
 def compare_rows(result: Result) -> list[Row]:
     """Return a row for each pager, in the order given, also for one that has no trial yet."""
-    failed = {trial.pager for trial in result.trials if trial.status == FAILED}
+    without = {spec for spec in result.pagers if _failed(result, spec) or is_busy(result, spec)}
     ratio_to, share_of = ratio_base(result), share_base(result)
     return [
         _row(
             result,
             spec,
-            ratio_to=None if ratio_to in failed else ratio_to,
-            share_of=None if share_of in failed else share_of,
+            ratio_to=None if ratio_to in without else ratio_to,
+            share_of=None if share_of in without else share_of,
         )
         for spec in dict.fromkeys(result.pagers)
     ]
@@ -183,6 +197,9 @@ def _row(result: Result, spec: str, *, ratio_to: str | None, share_of: str | Non
         pager=result.pager(spec),
         ok_trials=len(measured_trials(result, spec)),
         failed_trials=len(failed),
+        starved_trials=len(starved_trials(result, spec)),
+        busy=is_busy(result, spec),
+        starved=why_busy(result, spec),
         errors=tuple(dict.fromkeys(trial.error or "" for trial in failed)),
         skips=tuple(skip.reason for skip in result.skipped if skip.pager == spec),
         rate=summarise(values_of(usable, RATE.key)),

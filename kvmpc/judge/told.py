@@ -93,7 +93,9 @@ def _of_trials(result: Result, roles: set[Role]) -> Iterator[tuple[str, str, Cau
     options = [{**result.options, **point.options} for point in result.points]
     names = point_names(options or [result.options])
     for trial in result.trials:
-        for caution in trial.warnings if trial.role in roles else ():
+        # What is not counted needs no caution; that it is not is told with the table.
+        told = trial.role in roles and not trial.starved
+        for caution in trial.warnings if told else ():
             yield "trial", _row_name(names[trial.point], trial.label), caution
 
 

@@ -82,8 +82,15 @@ def save(name: str, results: Sequence[Result], *, force: bool = False) -> Path:
     """
     path = _path(name)
     for result in results:
-        if not any(trial.role is Role.MEASURED and trial.status == OK for trial in result.trials):
-            raise UsageError("baseline", name, "a result with measured rounds that did not fail")
+        if not any(
+            trial.role is Role.MEASURED and trial.status == OK and not trial.starved
+            for trial in result.trials
+        ):
+            raise UsageError(
+                "baseline",
+                name,
+                "a result with measured rounds that neither failed nor were starved",
+            )
     head = {
         "schema": SCHEMA,
         "version": VERSION,

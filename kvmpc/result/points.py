@@ -26,8 +26,8 @@ __all__ = [
     "shown_option",
 ]
 
-HOW_OFTEN: Final = ("rounds", "warmup", "watchdog_s", "profile")
-"""Options of a run that do not change what a trial works on."""
+HOW_OFTEN: Final = ("rounds", "warmup", "watchdog_s", "profile", "busy_limit")
+"""Options of a run that do not change what a trial works on, but how often, or which count."""
 
 
 def identity(options: Mapping[str, object]) -> dict[str, object]:

@@ -168,6 +168,11 @@ class TrialResult:
             return Role.MEASURED
         return Role.PROFILED if self.round == PROFILED else Role.WARMUP
 
+    @property
+    def wasted(self) -> bool:
+        """Whether it would have counted, had it not been starved."""
+        return self.starved and self.role is Role.MEASURED
+
 
 @dataclass(frozen=True, kw_only=True)
 class Point:

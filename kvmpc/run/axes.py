@@ -11,7 +11,7 @@ from kvmpc.units import parse_counts, parse_duration_ns, parse_size_bytes
 from kvmpc.work.placement import Placement, parse_cpus
 from kvmpc.work.work import MAX_VCPUS_DEFAULT, Work, default_mem_per_vcpu_bytes
 
-__all__ = ["AXES", "SCALARS", "Option", "choices_of", "work_of"]
+__all__ = ["AXES", "SCALARS", "Option", "busy_limit_of", "choices_of", "work_of"]
 
 
 def _count(value: object, option: str) -> int:
@@ -55,6 +55,20 @@ def _seconds(value: object, option: str) -> float:
     raise UsageError(option, value, "a number of seconds")
 
 
+def busy_limit_of(value: object, option: str) -> float | None:
+    """Return the share of CPU time that others may have of a trial; None for any."""
+    if value == "off":
+        return None
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float | str):
+            percent = float(str(value).removesuffix("%"))
+            if 0 < percent < 100:
+                return percent / 100
+    except ValueError:
+        pass
+    raise UsageError(option, value, "a percentage above 0 and below 100, or off")
+
+
 @dataclass(frozen=True)
 class Option:
     """One option of `Work`: its field there, and how a value is read.
@@ -94,6 +108,7 @@ SCALARS: Final[Mapping[str, Callable[[object, str], Any]]] = {
     "warmup": _count,
     "watchdog": _seconds,
     "profile": _flag,
+    "busy_limit": busy_limit_of,
     "question": _text,
 }
 

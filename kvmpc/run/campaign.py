@@ -15,7 +15,8 @@ from typing import Self
 from kvmpc.errors import KvmpcError, UsageError
 from kvmpc.host.during import HostWatch
 from kvmpc.judge.host_cautions import cautions_of_host
-from kvmpc.result.records import PROFILED, Point, Result, Skip, TrialResult
+from kvmpc.result.metrics import LOST
+from kvmpc.result.records import OK, PROFILED, Point, Result, Role, Skip, TrialResult
 from kvmpc.run.describe import pager_info
 from kvmpc.run.estimate import Estimate
 from kvmpc.run.needs import what_cannot_run
@@ -32,6 +33,10 @@ __all__ = ["Campaign", "Measure", "OnTrial", "measure", "planned_result"]
 
 _LONG_S = 3600.0
 """What takes longer than this has to be confirmed."""
+
+_MOST_REPETITIONS = 2
+"""How often a starved trial is measured again, at once: so it keeps its place in the round, and
+follows the same pager. Not more often: what stays busy would never let it end."""
 
 OnTrial = Callable[[Result, float | None], None]
 """Told after each trial: the result, which ends with that trial, and the seconds that are left."""
@@ -97,11 +102,11 @@ class Campaign:
         watch, result, stopped = HostWatch(), self.result, None
         trials = list(self.schedule.trials())
         of_first_point = takewhile(lambda planned: planned.point == trials[0].point, trials)
-        ask_at = None if confirmed else len(result.trials) + len(list(of_first_point))
+        ask_at = None if confirmed else len(list(of_first_point))
         try:
-            for result, left_s in self._results(trials, measure):
+            for number, result, left_s in self._results(trials, measure):
                 on_trial(result, left_s)
-                if len(result.trials) == ask_at and left_s is not None and left_s > _LONG_S:
+                if number == ask_at and left_s is not None and left_s > _LONG_S:
                     raise UsageError(
                         "--yes", "not given", f"--yes: the rest takes {format_wait(left_s)}"
                     )
@@ -112,16 +117,34 @@ class Campaign:
 
     def _results(
         self, trials: Sequence[PlannedTrial], measure: Measure
-    ) -> Iterator[tuple[Result, float | None]]:
-        """Run `trials` and yield the result after each, with the seconds that the rest takes."""
+    ) -> Iterator[tuple[int, Result, float | None]]:
+        """Run `trials`; after each yield its number, the result, and the seconds the rest takes.
+
+        A starved one is run again, and so has its number more than once.
+        """
         estimate, result = Estimate(), self.result
+        plan = self.schedule.plan
         for number, planned in enumerate(trials, start=1):
-            begin = time.monotonic()
-            trial = measure(self.session, planned, self.schedule.plan.watchdog_s)
-            seconds = time.monotonic() - begin
-            estimate.add(planned, seconds, (trial.elapsed_ns or seconds * 1e9) / 1e9)
-            result = replace(result, trials=(*result.trials, trial))
-            yield result, estimate.left_s(trials[number:])
+            for _ in range(1 + _MOST_REPETITIONS):
+                begin = time.monotonic()
+                trial = _judged(measure(self.session, planned, plan.watchdog_s), plan.busy_limit)
+                seconds = time.monotonic() - begin
+                estimate.add(planned, seconds, (trial.elapsed_ns or seconds * 1e9) / 1e9)
+                result = replace(result, trials=(*result.trials, trial))
+                yield number, result, estimate.left_s(trials[number:])
+                if not trial.wasted:
+                    break
+
+
+def _judged(trial: TrialResult, busy_limit: float | None) -> TrialResult:
+    """Return `trial`, marked if others had more of its CPU time than they may.
+
+    Not of a profiled one: beside it runs perf, whose CPU time is not what it measures.
+    """
+    lost = trial.metrics.get(LOST.key)
+    if busy_limit is None or lost is None or trial.status != OK or trial.role is Role.PROFILED:
+        return trial
+    return replace(trial, starved=lost > busy_limit)
 
 
 def planned_result(plan: Plan, skipped: tuple[Skip, ...], facts: RunFacts) -> Result:
@@ -144,6 +167,7 @@ def planned_result(plan: Plan, skipped: tuple[Skip, ...], facts: RunFacts) -> Re
         "warmup": plan.warmup,
         "watchdog_s": plan.watchdog_s,
         "profile": plan.profile,
+        "busy_limit": plan.busy_limit,
     }
     cautions = [
         cautions_of_host(

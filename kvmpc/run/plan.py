@@ -51,6 +51,8 @@ class Plan:
     warmup: rounds before them, each at an eighth of the work.
     watchdog_s: a trial without a new page for so long has failed.
     profile: whether each pager is run once more at each point, afterwards, to be profiled.
+    busy_limit: the share of a trial's CPU time that others may have before it does not count; None
+        where all do.
     question, spec: of a sweep: what it asks, and its text.
     """
 
@@ -59,6 +61,7 @@ class Plan:
     warmup: int
     watchdog_s: float
     profile: bool = False
+    busy_limit: float | None = None
     question: str | None = None
     spec: str | None = None
 

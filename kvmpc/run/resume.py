@@ -49,6 +49,8 @@ def resume(path: str, planned: Result) -> Result:
 def _differences(found: Result, planned: Result) -> Iterator[str]:
     for name in ("options", "points", "pagers"):
         there, here = getattr(found, name), getattr(planned, name)
+        if isinstance(there, Mapping):  # an older kvmpc counted every trial
+            there = {"busy_limit": here["busy_limit"], **there} if "busy_limit" in here else there
         if there != here:
             if isinstance(there, Mapping):
                 keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]

@@ -58,7 +58,10 @@ class Schedule:
         """Yield every trial that is still to be run."""
         skipped = {(skip.point, skip.pager) for skip in self.skipped}
         # A count and not a set: there may be several warm-ups, and all are of round 0.
-        done = Counter((trial.point, trial.pager, trial.round) for trial in self.done)
+        # A starved trial was not done: another may be better off. A warm-up only has to be run.
+        done = Counter(
+            (trial.point, trial.pager, trial.round) for trial in self.done if not trial.wasted
+        )
         for planned in self._all_trials():
             key = (planned.point, planned.pager.spec, planned.round)
             if done[key]:

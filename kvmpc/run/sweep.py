@@ -1,9 +1,9 @@
 """A sweep's spec: TOML in which any option may be a list, read into a `Plan`.
 
 Every option by its name on the command line with ``_`` for ``-``; `pagers`, `rounds`, `warmup`,
-`watchdog`, `question`. Tables ``[[grid]]`` are further cross products, each on top of what stands
-above them; without one there is a single cross product. What is wrong is a `UsageError` that names
-the key.
+`watchdog`, `busy_limit`, `profile`, `question`. Tables ``[[grid]]`` are further cross products,
+each on top of what stands above them; without one there is a single cross product. What is wrong is
+a `UsageError` that names the key.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from kvmpc.errors import UsageError
 from kvmpc.result.files import UnreadableError, read_text
+from kvmpc.result.records import BUSY_LIMIT
 from kvmpc.run.axes import AXES, SCALARS, choices_of
 from kvmpc.run.plan import Grid, Plan, plan_of
 
@@ -87,6 +88,7 @@ def _plan_of_document(document: Mapping[str, Any], text: str, confirmed: bool) -
         warmup=scalars.get("warmup", 1),
         watchdog_s=scalars.get("watchdog", 10.0),
         profile=scalars.get("profile", False),
+        busy_limit=scalars.get("busy_limit", BUSY_LIMIT),
         question=scalars.get("question"),
         spec=text,
     )

@@ -74,6 +74,8 @@ def _row_test(point_name: str, row: Row) -> Case:
         return Case(name, Said.SKIP, row.skips[0])
     if row.outcome is Outcome.ABSENT:
         return Case(name, Said.SKIP, "no round was measured")
+    if row.outcome is Outcome.BUSY:
+        return Case(name, Said.SKIP, f"this host was too busy: {row.starved}")
     if row.failed:
         total = row.ok_trials + row.failed_trials
         why = f"{row.failed_trials} of {total} trials failed: {'; '.join(row.errors)}"

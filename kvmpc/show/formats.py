@@ -119,6 +119,7 @@ def _result_rows(reading: Reading) -> Iterator[dict[str, object]]:
                 "verified": row.outcome,
                 "rounds": row.ok_trials,
                 "failed_trials": row.failed_trials,
+                "starved_trials": row.starved_trials,
                 **_spread("pages_per_s", row.rate),
                 "mib_per_s": row.mib_per_s,
                 **_spread("ratio", row.ratio),
@@ -126,7 +127,8 @@ def _result_rows(reading: Reading) -> Iterator[dict[str, object]]:
                 "fault_p50_ns": row.fault_p50_ns,
                 "fault_p99_ns": row.fault_p99_ns,
                 "cpu_s_per_gib": row.cpu_s_per_gib,
-                "reason": "; ".join([*row.errors, *row.skips]) or None,
+                "reason": "; ".join([*row.errors, *row.skips, *filter(None, [row.starved])])
+                or None,
             }
 
 

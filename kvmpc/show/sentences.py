@@ -72,6 +72,8 @@ def _notes(reading: Reading) -> Iterator[str]:
         yield "No trial was run."
     for at in points:
         yield from _failures(at)
+    for at in points:
+        yield from _starved(at)
     yield from _skipped(points)
     for at in points:
         yield from _references(at)
@@ -98,6 +100,15 @@ def _failures(at: PointReading) -> Iterator[str]:
             yield f"{row.label} failed{where} ({row.failed_trials} of {total} trials): {error}"
 
 
+def _starved(at: PointReading) -> Iterator[str]:
+    """Say which rows have fewer rounds than were run, or no number, and why."""
+    where = f" at {at.name}" if at.name else ""
+    for row in at.rows:
+        if row.starved and not row.failed:
+            numbers = ", too few for numbers" if row.busy else ""
+            yield f"{row.label}{where} was starved: {row.starved}{numbers}."
+
+
 def _skipped(points: Sequence[PointReading]) -> Iterator[str]:
     """Say what this host could not run; what has the same reason, together."""
     where: dict[str, list[str]] = {}
@@ -113,15 +124,19 @@ def _references(at: PointReading) -> Iterator[str]:
     """Say what ratio and share refer to, or why there is none."""
     where = f" at {at.name}" if at.name else ""
     if (base := at.ratio_base) is not None:
-        if base.failed:
-            yield f"No ratios{where}: {base.label}, which they would refer to, failed."
+        if base.failed or base.busy:
+            yield f"No ratios{where}: {base.label}, which they would refer to, {_lacks(base)}."
         elif len(at.rows) > 1:
             yield f"ratio: to {base.label}, in the same round; {_spread_note(at.rows)}."
     if (base := at.share_base) is not None:
-        if base.failed:
-            yield f"No shares{where}: {base.label}, which they would refer to, failed."
+        if base.failed or base.busy:
+            yield f"No shares{where}: {base.label}, which they would refer to, {_lacks(base)}."
         elif len(at.rows) > 1:
             yield f"of none: to {base.label}, in the same round; median."
+
+
+def _lacks(row: Row) -> str:
+    return "failed" if row.failed else "was starved"
 
 
 def _spread_note(rows: Sequence[Row]) -> str:

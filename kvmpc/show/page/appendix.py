@@ -20,8 +20,9 @@ _READ_ME = (
     "Each pager was measured on the same guest and memory, one trial of each in every round, the "
     "order rotated; ratios are taken within a round. A rate counts 4 KiB pages from the gate that "
     "frees all vCPUs to the last vCPU's last page. A trial whose pages did not verify has no rate, "
-    "and a pager with a failed trial has none at all. Warm-up and profiled rounds are in no number "
-    "but those that say so."
+    "and a pager with a failed trial has none at all. A trial is starved, and in no number, "
+    "if others had too much of its CPU time. Warm-up and profiled rounds are in no number but "
+    "those that say so."
 )
 _SIGBUS = (
     "exit(sigbus) is a pessimistic stand-in for exits on a kernel's own missing bitmap: a fault "
@@ -53,17 +54,20 @@ def failures(results: Sequence[tuple[str, Result]], panels: Sequence[Sequence[Pa
         for where, label, what, reason in failures_of(panel)
     ]
     if not rows:
-        return paragraph("Nothing failed, and nothing was skipped.")
+        return paragraph("Nothing failed, was starved or skipped.")
     return table(("pager", "where", "what", "reason"), rows, "No numbers, and why", prose=True)
 
 
 def failures_of(panel: Panel) -> list[tuple[str, str, str, str]]:
-    """Return (where, pager, failed or skipped, reason) of what gave no number."""
+    """Return (where, pager, what became of it, reason) of what gave no number, or fewer."""
     rows = []
     labels = shown_pagers(panel)
     for index, point in enumerate(panel.points):
         place = panel.spell(index) or panel.title
         for row in compare_rows(point):
+            if row.starved and not row.failed:
+                became = "busy" if row.busy else f"{row.starved_trials} trials starved"
+                rows.append((place, row.label, became, row.starved))
             total = row.ok_trials + row.failed_trials
             rows += [
                 (place, row.label, f"failed ({row.failed_trials} of {total} trials)", error)

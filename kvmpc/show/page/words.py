@@ -82,6 +82,11 @@ def _nothing(panel: Panel) -> str:
         return f"No pager that fetches gave a rate. What there is: {', '.join(rates[:4])}."
     if all(trial.status == FAILED for trial in trials if trial.round > 0):
         return "No pager gave a rate: every measured trial failed. The reasons are below."
+    if any(trial.starved for trial in trials):
+        return (
+            "No pager gave a rate: this host was too busy, and trials were starved. The shares "
+            "that others had are below."
+        )
     return "No pager gave a rate: a pager with a failed trial has none. The reasons are below."
 
 

@@ -55,6 +55,7 @@ OF_TRIAL: Mapping[str, tuple[Mapping[str, Any], str]] = {
     "kvm_stats": ({"kvm_stats": {"odd_stat": 9999}}, "odd_stat"),
     "timeline": ({"timeline": {}}, ""),
     "profile": ({"profile": None}, ""),
+    "starved": ({"starved": True}, "0 of 2 rounds are left"),
 }
 """Field -> how it changes in every trial of uffd, and what the page then says, if any one thing."""
 
