@@ -2,7 +2,7 @@
 
 The SVG stands inside a page: no prolog, no metadata, text as text in the page's fonts, no
 identifier but those it refers to itself, which begin with the chart's own key. Lines differ in
-colour (Okabe and Ito's palette without its yellow, which white swallows), in marker and in dash.
+colour, in marker and in dash (`kvmpc.show.page.looks`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import Any, Final, assert_never
@@ -34,30 +34,11 @@ from kvmpc.show.page.chart import (
     SpansChart,
     StackChart,
 )
-from kvmpc.show.page.pagers import is_none
+from kvmpc.show.page.looks import Look, looks_in_turn
 
-__all__ = ["Look", "draw", "looks_of"]
+__all__ = ["draw"]
 
-Look = tuple[str, str, object]
-"""Colour, marker, dash of a line."""
-
-_COLOURS: Final = (
-    "#0072B2",  # blue
-    "#D55E00",  # vermillion
-    "#009E73",  # bluish green
-    "#CC79A7",  # reddish purple
-    "#E69F00",  # orange
-    "#56B4E9",  # sky blue
-    "#666666",  # grey, for the yellow
-)
-_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
-_DASHES: Final = ("solid", (0, (6, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (1.5, 1)), (0, (8, 1, 2, 1)))
 _HATCHES: Final = ("", "///", "...", "xx", "\\\\\\")
-_NONES: Final[tuple[Look, ...]] = (
-    ("#000000", "*", (0, (1, 1.5))),
-    ("#000000", "p", (0, (5, 2))),
-    ("#000000", "x", (0, (3, 1, 1, 1))),
-)
 _PUBLISHED: Final = "#555555"
 
 _WIDTH: Final = 7.8  # inches of 72 points; the page scales it
@@ -82,27 +63,10 @@ _SETTINGS: Final[dict[str, Any]] = {
 }
 
 
-def looks_of(keys: Iterable[str]) -> dict[str, Look]:
-    """Return a look for each key: pagers that fetch nothing are black, the others in turn."""
-    found: dict[str, Look] = {}
-    turn, nones = 0, 0
-    for key in dict.fromkeys(keys):
-        if is_none(key):
-            found[key] = _NONES[nones % len(_NONES)]
-            nones += 1
-            continue
-        found[key] = (
-            _COLOURS[turn % len(_COLOURS)],
-            _MARKERS[turn % len(_MARKERS)],
-            _DASHES[turn % len(_DASHES)],
-        )
-        turn += 1
-    return found
-
-
 def draw(chart: Chart, looks: Mapping[str, Look], name: str) -> str:
     """Return `chart` as an SVG element; `name` is unique in the page, of letters and hyphens."""
-    looks = {**looks, **looks_of(line.key for line in chart.lines if line.key not in looks)}
+    others = looks_in_turn(line.key for line in chart.lines if line.key not in looks)
+    looks = {**looks, **others}
     with _settings(name):
         figure = _drawn(chart, looks)
         stream = io.StringIO()

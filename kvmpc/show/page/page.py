@@ -17,7 +17,8 @@ from kvmpc.result.records import Result
 from kvmpc.show.page import appendix, compare, tables, words
 from kvmpc.show.page.chart import Chart, Table
 from kvmpc.show.page.counters import counters
-from kvmpc.show.page.draw import Look, draw, looks_of
+from kvmpc.show.page.draw import draw
+from kvmpc.show.page.looks import Look, looks_of_pagers
 from kvmpc.show.page.markup import answer, bullets, esc, heading, paragraph, rows_table, table
 from kvmpc.show.page.panels import Panel, panels_of, shown_pagers
 from kvmpc.show.page.published import shape_chart
@@ -37,7 +38,9 @@ def render(results: Sequence[tuple[str, Result]], shapes: Sequence[str] = ()) ->
     shapes: names in `SHAPES` of publications to lay the rates beside.
     """
     panels = [panels_of(result) for _, result in results]
-    looks = looks_of(spec for found in panels for panel in found for spec in shown_pagers(panel))
+    looks = looks_of_pagers(
+        spec for found in panels for panel in found for spec in shown_pagers(panel)
+    )
     parts: list[tuple[str, str, str]] = []
     compared, apart = _comparison(results, looks)
     if compared:
