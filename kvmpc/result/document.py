@@ -21,7 +21,7 @@ from kvmpc.caution import Caution
 from kvmpc.errors import ResultFileError
 from kvmpc.result.files import UnreadableError, read_text
 from kvmpc.result.pager_info import PagerInfo
-from kvmpc.result.records import Point, Profile, Result, Skip, TrialResult
+from kvmpc.result.records import Point, Profile, Result, Skip, TrialResult, Turns
 from kvmpc.result.schema import Mismatch, not_finite, reader, shown
 
 __all__ = [
@@ -65,8 +65,9 @@ def json_parts(result: Result) -> tuple[str, list[str], str]:
     """
     document = {"schema": SCHEMA, "version": VERSION, **vars(result)}
     trials = [trial_json(trial) for trial in document.pop("trials")]
-    if not result.pager_infos:
-        del document["pager_infos"]  # as it was read: a document that is older does not have it
+    for name in ("pager_infos", "turns"):
+        if not document[name]:
+            del document[name]  # as it was read: a document that is older does not have it
     lines = {key: f"{json.dumps(key)}: {_dump(value)}" for key, value in document.items()}
     tail = "".join(f",\n{lines.pop(key)}" for key in _TAIL)
     head = "{\n" + ",\n".join(lines.values()) + ',\n"trials": ['
@@ -108,7 +109,7 @@ def _plain(value: object) -> object:
         return dict(value)
     if isinstance(value, Caution | Profile):
         return _beyond_defaults(value)
-    if isinstance(value, PagerInfo | Point | Skip):
+    if isinstance(value, PagerInfo | Point | Skip | Turns):
         return vars(value)
     raise TypeError(f"{value!r} has no place in a result")
 

@@ -6,6 +6,7 @@ KVM. A field that was not measured is absent or null, never 0.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -19,7 +20,9 @@ __all__ = [
     "BUSY_LIMIT",
     "FAILED",
     "FEWEST_SAMPLES",
+    "NEW",
     "OK",
+    "OLD",
     "PROFILED",
     "Point",
     "Profile",
@@ -27,11 +30,16 @@ __all__ = [
     "Role",
     "Skip",
     "TrialResult",
+    "Turns",
 ]
 
 
 OK: Final = "ok"
 FAILED: Final = "failed"
+
+OLD: Final = "old"
+NEW: Final = "new"
+"""The sides of what is measured in turn."""
 
 PROFILED: Final = -1
 """The round of a trial that was profiled: it gives no rate."""
@@ -192,6 +200,37 @@ class Skip:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Turns:
+    """That a result is one of two sides, ``old`` and ``new``, measured in turn by one command.
+
+    Side by side in pairs of blocks, each block a fresh process: the k-th block of one side and the
+    k-th of the other are next to each other in time.
+
+    id: what the two sides have in common, and nothing else. side: which one this is; command: what
+        was run before each of its blocks.
+    new_first: of each pair that was planned, whether its first block was that of ``new``.
+    last_rounds: of each block that was measured, the last of its rounds; ascending.
+    """
+
+    id: str
+    side: str
+    command: str
+    new_first: tuple[bool, ...]
+    last_rounds: tuple[Count, ...]
+
+    def __post_init__(self) -> None:
+        if self.side not in (OLD, NEW):
+            raise ValueError(f"side is {self.side!r}, not {OLD!r} or {NEW!r}")
+        if list(self.last_rounds) != sorted(set(self.last_rounds)):
+            raise ValueError("last_rounds do not ascend")
+
+    def block_of(self, round_number: int) -> int | None:
+        """Return the block of a measured round, from 0; None where it is of none."""
+        found = bisect_left(self.last_rounds, round_number)
+        return found if round_number > 0 and found < len(self.last_rounds) else None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """One run: all rounds of one command, finished or as far as it came.
 
@@ -208,6 +247,7 @@ class Result:
     spec: the sweep's spec as it was run, TOML; question: what it asks.
     during: what else the host did during the run, as ``watch.HostWatch`` gives it; None if unknown.
     pager_infos: what each of `pagers` is; empty in documents that are older. Ask `pager` for it.
+    turns: where it is one of two sides measured in turn, which; None where it is not.
     """
 
     tool_version: str
@@ -226,6 +266,7 @@ class Result:
     question: str | None = None
     during: Mapping[str, object] | None = None
     pager_infos: tuple[PagerInfo, ...] = ()
+    turns: Turns | None = None
 
     def __post_init__(self) -> None:
         last = max(0, len(self.points) - 1)

@@ -16,7 +16,7 @@ import pytest
 from kvmpc.caution import HOST, Caution
 from kvmpc.errors import ResultFileError
 from kvmpc.result.document import from_json, load, to_json
-from kvmpc.result.records import PROFILED, Result, Role, TrialResult
+from kvmpc.result.records import PROFILED, Result, Role, TrialResult, Turns
 
 Make = Callable[..., Any]
 
@@ -86,6 +86,36 @@ def test_a_caution_of_no_kind_or_no_size_is_refused(
     reason = _reason_after(result, f"warnings.0.{field}", value)
     assert reason.startswith("warnings[0]")
     assert told in reason
+
+
+def test_a_side_of_two_survives_the_round_trip_and_another_result_has_no_word_of_it(
+    result: Result,
+) -> None:
+    turns = Turns(
+        id="ab12", side="new", command="true", new_first=(True, False), last_rounds=(2, 5)
+    )
+    sided = replace(result, turns=turns)
+    assert from_json(to_json(sided), "r.json") == sided
+    assert "turns" not in _document(result)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [
+        ("turns.side", "left", "turns: side is 'left', not 'old' or 'new'"),
+        ("turns.last_rounds", [4, 2], "turns: last_rounds do not ascend"),
+        ("turns.last_rounds", [2, 2], "turns: last_rounds do not ascend"),
+        ("turns.last_rounds.0", -1, "turns.last_rounds[0]: -1 is less than 0"),
+        ("turns.new_first.0", 1, "turns.new_first[0]: 1 is not true or false"),
+        ("turns.id", None, "turns.id: null is not a string"),
+        ("turns", [], "turns: [] is not an object"),
+    ],
+)
+def test_an_odd_side_is_named_with_its_place(
+    result: Result, place: str, value: object, reason: str
+) -> None:
+    turns = Turns(id="ab", side="old", command="true", new_first=(True,), last_rounds=(2, 5))
+    assert _reason_after(replace(result, turns=turns), place, value).startswith(reason)
 
 
 def test_the_document_has_each_trial_on_one_line(result: Result) -> None:
