@@ -54,11 +54,13 @@ the process and its group."""
 class Interrupt:
     """Whether somebody asked for the end; `signal_name` is None until then.
 
+    insisted: how often it was asked for again, of somebody who is patient.
     continued: how often SIGCONT has come, which is all that is seen of having been stopped.
     """
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
+        self.insisted = 0
         self.continued = 0
 
     def check(self) -> None:
@@ -75,10 +77,14 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def interruptible(told: Callable[[str], None] = lambda _: None) -> Iterator[Interrupt]:
+def interruptible(
+    told: Callable[[str], None] = lambda _: None, *, patient: bool = False
+) -> Iterator[Interrupt]:
     """Install the handlers for the block, block no signal, and restore what was there.
 
-    `told` is called with the signal's name at the first request, in the main thread.
+    `told` is called with the signal's name at the first request, in the main thread. patient:
+    whether a second one is only counted, where something has to be done before the end; otherwise
+    it leaves at once.
 
     Python installs handlers without SA_RESTART, so a kicked system call returns EINTR
     (signal(7); CPython's PyOS_setsig with siginterrupt). Must run in the main thread.
@@ -90,7 +96,10 @@ def interruptible(told: Callable[[str], None] = lambda _: None) -> Iterator[Inte
         nonlocal asked
         del frame
         if interrupt.signal_name is not None:
-            if number in _IMPATIENT and time.monotonic() - asked > _ECHO_S:
+            if number not in _IMPATIENT or time.monotonic() - asked <= _ECHO_S:
+                return
+            interrupt.insisted += 1
+            if not patient:
                 # Not sys.exit: whatever keeps the first stop from ending could keep this one too.
                 os._exit(in_convention(EXIT_INTERRUPTED))
             return

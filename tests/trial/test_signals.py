@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -98,6 +99,17 @@ def test_being_continued_is_counted_even_where_that_was_ignored() -> None:
         os.kill(os.getpid(), signal.SIGCONT)
         assert interrupt.continued == 1
         assert interrupt.signal_name is None
+
+
+def test_whoever_is_patient_is_told_of_a_second_wish_and_not_ended() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with interruptible(patient=True) as interrupt:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # so soon it is an echo
+        assert (interrupt.signal_name, interrupt.insisted) == ("SIGTERM", 0)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (interrupt.signal_name, interrupt.insisted) == ("SIGTERM", 1)
 
 
 def test_threads_block_all_but_the_kick_and_what_they_do_to_themselves() -> None:
