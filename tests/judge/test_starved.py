@@ -46,7 +46,7 @@ def _row(result: Result, spec: str) -> Any:
 def test_a_starved_trial_is_in_no_number(make_result: Make, rounds: Make) -> None:
     result = make_result(*rounds("uffd", "x. . ."), *rounds("exit", ". xx. .", 2000))
     uffd, exits = compare_rows(result)
-    assert uffd.rate.lowest == uffd.rate.highest == 1000
+    assert uffd.rate.low == uffd.rate.high == 1000
     assert exits.ratio.low == exits.ratio.high == 2
     assert (uffd.outcome, exits.outcome) == (Outcome.YES, Outcome.YES)
     assert (uffd.starved_trials, exits.starved_trials) == (1, 2)
@@ -100,7 +100,7 @@ def test_nothing_refers_to_a_busy_row_and_it_wins_nothing(make_result: Make, rou
     assert row.rate is not None
     assert row.ratio is None
     assert row.share_of_none is None
-    answer = answer_of(result)
+    answer = answer_of(result, 1)
     assert answer is not None
     assert answer.best.spec == "exit"
     assert answer.second is None
