@@ -28,6 +28,7 @@ from kvmpc.host.files import (
     whole,
 )
 from kvmpc.host.headroom import LOAD_NAMES, allowed_cpus, read_load
+from kvmpc.host.scheduling import policy_facts
 from kvmpc.units import format_cpu_list, parse_cpu_list
 
 __all__ = ["collect", "fact_names", "kvm_modules", "second_level_paging"]
@@ -84,6 +85,7 @@ def _all_facts(root: Path) -> dict[str, object | None]:
         },
         "memory": _memory(root),
         "cgroup": _cgroup(cgroups),
+        "scheduling": policy_facts(root),
         "userfaultfd": {
             "unprivileged": read_int(root / "proc/sys/vm/unprivileged_userfaultfd"),
             "device_present": os.path.exists(root / "dev/userfaultfd"),

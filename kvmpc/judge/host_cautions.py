@@ -78,8 +78,8 @@ def _threads(read: Facts, vcpus: int, readers: int, placement: Placement) -> Ite
     if load is not None and load > max(0.5, 0.1 * (allowed or online or 1)):
         yield Caution(
             "host-load",
-            f"the load average was {load:g} before the start: what runs beside takes CPU from "
-            "readers first",
+            f"the load average was {load:g} before the start: threads that never sleep (exit, "
+            "none) lose most to what runs beside",
             "wait until the host is idle",
         )
 

@@ -3,7 +3,8 @@
 Three lists. `ONE_RUN`: what must be the same all through one result, whose rounds are taken to be
 of one host and one kernel. `IDENTITY`: what changes speeds and is not the kernel's doing, so that a
 difference in it would be taken for the kernel's: the processor, how much of it may be used, the
-memory, the kind of second-level paging, and what an operator sets. Those are refused. `REMARKS`:
+memory, the kind of second-level paging, what an operator sets, and how kvmpc competed for CPUs.
+Those are refused. `REMARKS`:
 what may well differ because the kernel does (its release, its mitigations, its defaults), or seldom
 matters; those are only told. Knows facts as `kvmpc.host.facts.collect` returns them, and nothing of
 this host.
@@ -91,6 +92,21 @@ def _mitigated(facts: Facts) -> object:
     return "; ".join(f"{name}: {text}" for name, text in sorted(found.items())) or None
 
 
+def _policy(facts: Facts) -> object:
+    """Return the policy and, of a real-time one, the priority: ``fifo 10``."""
+    policy, priority = facts.text("scheduling.policy"), facts.number("scheduling.priority")
+    return f"{policy} {priority:g}" if policy and priority else policy
+
+
+def _session_nice(facts: Facts) -> object:
+    """Return the nice value of the session; whether sessions have one is the kernel's doing."""
+    return facts.number("scheduling.autogroup_nice") or 0
+
+
+def _weights(facts: Facts) -> object:
+    return ", ".join(map(str, facts.items("scheduling.cgroup_weights") or [])) or "as usual"
+
+
 ONE_RUN: Final = ("hostname", "kernel.release", "cpu.model", "cpu.allowed")
 """Facts that must not change within one result."""
 
@@ -109,11 +125,18 @@ IDENTITY: Final[Mapping[str, _Reader]] = {
     "cpuidle.states": _idle_states,
     "cpuidle.latency_limit_us": _plain("cpuidle.latency_limit_us"),
     "cgroup.quota_cpus": _plain("cgroup.quota_cpus"),
+    "scheduling.policy": _policy,
+    "scheduling.nice": _plain("scheduling.nice"),
+    "scheduling.autogroup_nice": _session_nice,
+    "scheduling.cgroup_weights": _weights,
     "memory.thp_enabled": _plain("memory.thp_enabled"),
     "memory.ksm_run": _plain("memory.ksm_run"),
     "memory.numa_balancing": _plain("memory.numa_balancing"),
 }
 """Facts that must be the same, by the name that ``--allow-host`` takes."""
+
+_LATER: Final = ("scheduling",)
+"""Groups of facts that results of an older kvmpc do not have: there, nothing is known to differ."""
 
 REMARKS: Final[Mapping[str, _Reader]] = {
     "hostname": _plain("hostname"),
@@ -132,6 +155,9 @@ def differences(baseline: Mapping[str, object], new: Mapping[str, object]) -> li
     sides = Facts(baseline), Facts(new)
     found = []
     for field, read in IDENTITY.items():
+        group = field.partition(".")[0]
+        if group in _LATER and not all(side.group(group) for side in sides):
+            continue
         one, other = map(read, sides)
         if one != other and not (field == "memory.total" and _alike(*sides)):
             found.append(HostDifference(field, _shown(one), _shown(other)))

@@ -51,7 +51,9 @@ def test_entries_come_in_natural_order(tmp_path: Path) -> None:
 
 def test_an_empty_tree_gives_no_made_up_fact(tmp_path: Path) -> None:
     facts = host.collect(tmp_path)
-    assert set(facts) == {"collected_at_utc", "python", "kernel", "cpu", "userfaultfd"}
+    of_system_calls = {"collected_at_utc", "python", "kernel", "cpu", "userfaultfd", "scheduling"}
+    assert set(facts) == of_system_calls
+    assert set(group(facts, "scheduling")) == {"policy", "priority", "nice"}
     assert set(group(facts, "kernel")) == {"machine"}
     assert set(group(facts, "cpu")) == {"allowed", "allowed_count"}
     assert facts["userfaultfd"] == {"device_present": False}

@@ -23,6 +23,7 @@ HOST = {
     "frequency": {"governors": ["performance"]},
     "cpuidle": {"states": [{"name": "POLL"}, {"name": "C1"}, {"name": "C2", "disabled": True}]},
     "vulnerabilities": {"retbleed": "Mitigation: untrained return thunk"},
+    "scheduling": {"policy": "other", "priority": 0, "nice": 0, "cgroup_weights": []},
 }
 
 
@@ -42,6 +43,17 @@ def _but(group: str, **facts: object) -> dict[str, object]:
         (_but("frequency", governors=["powersave"]), "frequency.governors: powersave against"),
         (_but("cpuidle", states=[{"name": "C1"}, {"name": "C2"}]), "cpuidle.states: C1 C2 against"),
         (_but("kernel", cmdline="mitigations=off"), "mitigations: off against auto"),
+        (
+            _but("scheduling", policy="fifo", priority=10),
+            "scheduling.policy: fifo 10 against other",
+        ),
+        (_but("scheduling", policy="batch"), "scheduling.policy: batch against other"),
+        (_but("scheduling", nice=19), "scheduling.nice: 19 against 0"),
+        (_but("scheduling", autogroup_nice=5), "scheduling.autogroup_nice: 5 against 0"),
+        (
+            _but("scheduling", cgroup_weights=["cpu.weight=50"]),
+            "scheduling.cgroup_weights: cpu.weight=50 against as usual",
+        ),
     ],
 )
 def test_hosts_that_differ_are_refused_by_field(make_run: Make, host: Any, told: str) -> None:
@@ -72,6 +84,9 @@ def test_every_field_that_differs_is_named_and_each_needs_its_own_waiver(make_ru
         _but("vulnerabilities", retbleed="Mitigation: something new"),
         _but("cpu", microcode="0x2"),
         {**HOST, "hostname": "lab2"},
+        _but("scheduling", autogroup_nice=0, cgroup_weights=None),
+        # Of an older kvmpc, which did not look.
+        {name: facts for name, facts in HOST.items() if name != "scheduling"},
     ],
 )
 def test_what_a_kernel_may_change_is_no_reason_to_refuse(make_run: Make, host: Any) -> None:
