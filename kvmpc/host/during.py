@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from kvmpc.host.files import entries, read_int, read_text, whole
+from kvmpc.units import format_cpu_list, parse_cpu_list
 
 __all__ = ["HostWatch"]
 
@@ -23,7 +24,17 @@ class HostWatch:
     def __init__(self, root: Path = _ROOT) -> None:
         self._root = root
         self._cpus = frozenset(os.sched_getaffinity(0))
+        self._sets: list[str] = []
         self._before = self._read()
+        self.look()
+
+    def look(self) -> None:
+        """Take note of the CPUs that may be used now; call it often, to miss no change."""
+        online = parse_cpu_list(read_text(self._root / "sys/devices/system/cpu/online") or "")
+        allowed = os.sched_getaffinity(0)
+        now = format_cpu_list(allowed & set(online) if online else allowed)
+        if self._sets[-1:] != [now]:
+            self._sets.append(now)
 
     def facts(self) -> dict[str, object]:
         """Return what happened so far, JSON-ready.
@@ -33,7 +44,9 @@ class HostWatch:
         steal_cpu_s: time a hypervisor gave to other guests.
         throttled_count: times a CPU slowed down for heat or power (Intel only).
         max_khz: [before, after] of the highest frequency allowed, where it moved.
+        cpus: lists of the CPUs that could be used, one after the other, where they changed.
         """
+        self.look()
         then, now = self._before, self._read()
         facts: dict[str, object] = {"elapsed_s": now["elapsed_s"] - then["elapsed_s"]}
         facts["cpus_count"] = len(self._cpus)
@@ -46,6 +59,8 @@ class HostWatch:
             facts["throttled_count"] = round(now["throttled"] - then["throttled"])
         if then.get("max_khz") != now.get("max_khz"):
             facts["max_khz"] = [then.get("max_khz"), now.get("max_khz")]
+        if len(self._sets) > 1:
+            facts["cpus"] = list(self._sets)
         return {
             name: round(value, 3) if isinstance(value, float) else value
             for name, value in facts.items()

@@ -27,6 +27,7 @@ _FEWEST_IN_HALF: Final = 5
 _SURE: Final = 0.005
 _MOST_OTHER: Final = 0.05
 _MOST_STOLEN: Final = 0.02
+_MOST_SETS: Final = 4
 
 
 def cautions_of_run(result: Result) -> Iterator[Caution]:
@@ -115,6 +116,15 @@ def _meanwhile(during: Mapping[str, object]) -> Iterator[Caution]:
             "frequency-limit-moved",
             f"the highest frequency allowed went from {shown} during the run",
             "stop what sets it (thermald, tuned, a power cap), and measure again",
+        )
+
+    sets = during.get("cpus")
+    if isinstance(sets, list) and len(sets) > 1:
+        yield Caution(
+            "cpus-changed",
+            f"the CPUs of this run went from {' to '.join(map(str, sets[:_MOST_SETS]))}"
+            f"{' and so on' if len(sets) > _MOST_SETS else ''}: its rounds are not alike",
+            "keep CPUs online and the cpuset as it is, and measure again",
         )
 
 

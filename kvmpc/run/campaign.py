@@ -106,6 +106,7 @@ class Campaign:
         try:
             for number, result, left_s in self._results(trials, measure):
                 on_trial(result, left_s)
+                watch.look()
                 if number == ask_at and left_s is not None and left_s > _LONG_S:
                     raise UsageError(
                         "--yes", "not given", f"--yes: the rest takes {format_wait(left_s)}"

@@ -58,6 +58,21 @@ def test_throttling_and_a_moved_limit_are_seen(root: Path) -> None:
     assert watch.facts()["max_khz"] == [3000000, 2000000]
 
 
+def test_cpus_that_came_and_went_are_told_in_their_order(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    online = root / "sys/devices/system/cpu/online"
+    _write(online, "0-3")
+    watch = HostWatch(root)
+    assert "cpus" not in watch.facts()
+    _write(online, "0-1")
+    watch.look()
+    _write(online, "0-3")
+    watch.look()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2})
+    assert watch.facts()["cpus"] == ["0,2", "0", "0,2", "2"]
+
+
 def test_what_cannot_be_read_is_absent(root: Path) -> None:
     assert set(HostWatch(root).facts()) == {"elapsed_s", "cpus_count"}
     _stat(root, "cpu0 1 2 3", "nonsense")
