@@ -15,8 +15,6 @@ def make_schedule(
     specs: tuple[str, ...] = SPECS, *, rounds: int = 3, warmup: int = 1, **options: Any
 ) -> Schedule:
     """Make a schedule of `specs` on 3 vCPUs of 997 pages; `vcpus` may be several."""
-    profile = options.pop("profile", False)
+    plan = {name: options.pop(name) for name in ("profile", "busy_limit") if name in options}
     axes = {"vcpus": 3, "mem_per_vcpu": 997 * PAGE_BYTES, **options}
-    return Schedule(
-        make_plan(axes, specs, rounds=rounds, warmup=warmup, watchdog_s=7.0, profile=profile)
-    )
+    return Schedule(make_plan(axes, specs, rounds=rounds, warmup=warmup, watchdog_s=7.0, **plan))

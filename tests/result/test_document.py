@@ -294,3 +294,20 @@ def test_records_cannot_be_changed(make_trial: Make) -> None:
 def test_a_round_says_what_a_trial_is_for(make_trial: Make) -> None:
     roles = [make_trial("uffd", number).role for number in (PROFILED, 0, 1, 2)]
     assert roles == [Role.PROFILED, Role.WARMUP, Role.MEASURED, Role.MEASURED]
+
+
+def test_a_trial_of_before_starved_ones_were_known_is_none(result: Result) -> None:
+    document = _document(result)
+    for trial in document["trials"]:
+        assert trial.pop("starved") is False
+    assert from_json(json.dumps(document), "r.json") == result
+    assert "starved" in _reason_after(result, "trials.0.starved", 1)
+
+
+def test_a_starved_trial_is_one_that_an_older_kvmpc_can_read(result: Result) -> None:
+    marked = dataclasses.replace(result.trials[0], starved=True)
+    document = _document(dataclasses.replace(result, trials=(marked,)))
+    # It knows two words, and ignores keys that it does not know.
+    assert document["version"] == 2
+    assert document["trials"][0]["status"] == "ok"
+    assert from_json(json.dumps(document), "r.json").trials == (marked,)

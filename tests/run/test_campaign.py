@@ -11,6 +11,7 @@ import pytest
 
 from kvmpc.errors import HostError, Interrupted, KernelError, KvmpcError, UsageError
 from kvmpc.result.document import to_json
+from kvmpc.result.metrics import LOST
 from kvmpc.result.points import points_of
 from kvmpc.result.records import PROFILED, Result, Skip, TrialResult
 from kvmpc.run import campaign as module
@@ -101,6 +102,58 @@ def test_what_was_measured_before_an_interrupt_is_kept(make_trial: Make, count: 
     assert len(result.trials) == count
     assert not result.finished
     assert result.during is not None
+
+
+class Starving(FakeTrials):
+    """Of each trial that it is asked for, the first so many lose half of their CPU time."""
+
+    def __init__(self, make_trial: Make, starved: int) -> None:
+        super().__init__(make_trial)
+        self.starved = starved
+
+    def __call__(self, session: Session, planned: PlannedTrial, watchdog_s: float) -> TrialResult:
+        trial = super().__call__(session, planned, watchdog_s)
+        lost = 0.5 if self.asked.count(planned) <= self.starved else 0.01
+        return replace(trial, metrics={**trial.metrics, LOST.key: lost})
+
+
+@pytest.mark.parametrize(("starved", "times"), [(0, 1), (1, 2), (2, 3), (9, 3)])
+def test_a_starved_trial_is_run_again_at_once_and_not_for_ever(
+    make_trial: Make, starved: int, times: int
+) -> None:
+    schedule = make_schedule(rounds=2, busy_limit=0.1)
+    trials, told = Starving(make_trial, starved), Told()
+    result, stopped = make_campaign(schedule).run(told, measure=trials)
+    planned = list(schedule.trials())
+    # A warm-up is marked, and need not be good.
+    assert trials.asked == [each for each in planned for _ in range(times if each.round else 1)]
+    marks = [trial.starved for trial in result.trials if trial.round]
+    assert marks == ([True] * min(starved, 3) + [False] * (starved < 3)) * 6
+    assert {trial.starved for trial in result.trials if not trial.round} == {starved > 0}
+    assert len(told.results) == len(result.trials)
+    assert told.left_s[-1] == 0
+    assert (result.finished, stopped) == (True, None)
+
+
+@pytest.mark.parametrize("busy_limit", [None, 0.6])
+def test_within_the_limit_or_without_one_every_trial_counts(
+    make_trial: Make, busy_limit: float | None
+) -> None:
+    trials = Starving(make_trial, 9)
+    result, _ = make_campaign(make_schedule(busy_limit=busy_limit)).run(Told(), measure=trials)
+    assert len(result.trials) == 12
+    assert not any(trial.starved for trial in result.trials)
+    assert result.options["busy_limit"] == busy_limit
+
+
+def test_a_profiled_trial_is_not_starved_by_perf_nor_one_of_which_nothing_is_known(
+    make_trial: Make,
+) -> None:
+    schedule = make_schedule(profile=True, busy_limit=0.1)
+    result, _ = make_campaign(schedule).run(Told(), measure=Starving(make_trial, 9))
+    assert {trial.starved for trial in result.trials if trial.round == PROFILED} == {False}
+    unknown, _ = make_campaign(schedule).run(Told(), measure=FakeTrials(make_trial))
+    assert not any(trial.starved for trial in unknown.trials)
 
 
 def test_whoever_is_told_can_end_it_and_the_trial_stays(make_trial: Make) -> None:

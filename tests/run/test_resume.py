@@ -76,3 +76,15 @@ def test_an_empty_file_holds_no_trials_yet(planned: Result, tmp_path: Path) -> N
 def test_what_cannot_be_read_again_is_no_file_to_go_on_with(planned: Result, path: str) -> None:
     with pytest.raises(UsageError, match=r"--resume: .* regular file"):
         resume(path, planned)
+
+
+def test_a_file_of_a_kvmpc_that_counted_every_trial_can_be_gone_on_with(
+    planned: Result, tmp_path: Path
+) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(to_json(planned))
+    now = replace(planned, options={**planned.options, "busy_limit": 0.1})
+    assert resume(str(path), now).options["busy_limit"] == 0.1
+    path.write_text(to_json(replace(now, options={**now.options, "busy_limit": 0.5})))
+    with pytest.raises(UsageError, match=r"busy_limit: 0\.5 there, 0\.1 here"):
+        resume(str(path), now)

@@ -99,3 +99,14 @@ def test_what_cannot_run_is_skipped_and_the_rest_keeps_its_order() -> None:
     left = list(replace(whole, skipped=(skip,)).trials())
     assert left == [s for s in whole.trials() if (s.point, s.pager.spec) != (1, "uffd")]
     assert len(left) == len(replace(whole, skipped=(skip,)))
+
+
+def test_of_a_resumed_run_what_was_starved_is_still_to_be_run(make_trial: Make) -> None:
+    schedule = make_schedule(("uffd", "exit"), rounds=2, warmup=1)
+    done = (
+        make_trial("uffd", 0, starved=True), make_trial("exit", 0),
+        make_trial("uffd", 1, starved=True), make_trial("uffd", 1),
+        make_trial("exit", 1, starved=True), make_trial("exit", 1, starved=True),
+    )  # fmt: skip
+    left = [(each.pager.spec, each.round) for each in replace(schedule, done=done).trials()]
+    assert sorted(left) == [("exit", 1), ("exit", 2), ("uffd", 2)]
