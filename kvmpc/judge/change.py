@@ -23,7 +23,7 @@ from kvmpc.judge.matching import Unmatched, match, pair_cautions
 from kvmpc.judge.resampling import holm, sizes_needed, smallest_p
 from kvmpc.judge.rows import usable_trials, values_of
 from kvmpc.judge.summary import Summary, median, summarise_shift
-from kvmpc.result.metrics import CPU, FAULT_P99, RATE
+from kvmpc.result.metrics import CPU, FAULT_P99, RATE, Metric
 from kvmpc.result.records import Result
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "host_differences",
 ]
 
-_METRICS: Final = (RATE.key, FAULT_P99.key, CPU.key)
+_METRICS: Final = (RATE, FAULT_P99, CPU)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +142,9 @@ def _adjusted(rows: Sequence[ChangedRow]) -> Iterator[ChangedRow]:
 
 def _row(where: str, spec: str, label: str, before: Result, after: Result) -> ChangedRow:
     ratios = {
-        name: ratio
-        for name in _METRICS
-        if (ratio := change_of(name, spec, before, after)) is not None
+        metric.key: ratio
+        for metric in _METRICS
+        if (ratio := change_of(metric, spec, before, after)) is not None
     }
     old, new = (_logarithms(point, spec, RATE.key) for point in (before, after))
     known = RATE.key in ratios
@@ -162,18 +162,21 @@ def _row(where: str, spec: str, label: str, before: Result, after: Result) -> Ch
 def _medians(point: Result, spec: str) -> dict[str, float]:
     trials = usable_trials(point, spec)
     return {
-        name: middle for name in _METRICS if (middle := median(values_of(trials, name))) is not None
+        metric.key: middle
+        for metric in _METRICS
+        if (middle := median(values_of(trials, metric.key))) is not None
     }
 
 
-def change_of(metric: str, spec: str, before: Result, after: Result) -> Summary | None:
+def change_of(metric: Metric, spec: str, before: Result, after: Result) -> Summary | None:
     """Return a pager's `metric` after over that before; both results are of one point.
 
-    It is the middle of all pairs, and n is that of the smaller side. None where a side has none.
+    It is the middle of all pairs, and n is that of the smaller side; both sides may be blurred.
+    None where a side has none.
     """
-    old, new = (_logarithms(point, spec, metric) for point in (before, after))
+    old, new = (_logarithms(point, spec, metric.key) for point in (before, after))
     found = summarise_shift(old, new)
-    return None if found is None else found.exp()
+    return None if found is None else found.exp().blurred(2 * metric.blur)
 
 
 def _logarithms(point: Result, spec: str, metric: str) -> list[float]:

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from kvmpc.judge.starved import is_busy, starved_trials, why_busy
 from kvmpc.judge.summary import Summary, median, summarise, summarise_ratios
-from kvmpc.result.metrics import CPU, FAULT_P50, FAULT_P99, MIB_RATE, RATE
+from kvmpc.result.metrics import CPU, FAULT_P50, FAULT_P99, MIB_RATE, RATE, Metric
 from kvmpc.result.pager_info import PagerInfo
 from kvmpc.result.records import FAILED, OK, Profile, Result, Role, TrialResult
 
@@ -25,6 +25,7 @@ __all__ = [
     "paired_ratios",
     "ratio_base",
     "share_base",
+    "summarise_metric",
     "usable_profiles",
     "usable_trials",
     "values_of",
@@ -57,7 +58,8 @@ class Row:
     pages_per_s, mib_per_s, cpu_s_per_gib: medians over rounds; rate: pages_per_s with its interval.
     ratio: rate over the rate of the first pager that fetches, per round.
     share_of_none: median of the rate over the rate of the first pager that does not fetch.
-    fault_p50_ns, fault_p99_ns: medians over rounds of a guest touch's time.
+    fault_p50, fault_p99: a guest touch's time in ns, over rounds; no interval is narrower than the
+        bucket of the histogram that it comes from.
     verified: what was verified in every trial; None if anything was not.
     """
 
@@ -73,8 +75,8 @@ class Row:
     mib_per_s: float | None
     ratio: Summary | None
     share_of_none: float | None
-    fault_p50_ns: float | None
-    fault_p99_ns: float | None
+    fault_p50: Summary | None
+    fault_p99: Summary | None
     cpu_s_per_gib: float | None
     verified: str | None
 
@@ -108,6 +110,16 @@ class Row:
     def pages_per_s(self) -> float | None:
         """The median rate."""
         return None if self.rate is None else self.rate.median
+
+    @property
+    def fault_p50_ns(self) -> float | None:
+        """The median over rounds of the median touch."""
+        return None if self.fault_p50 is None else self.fault_p50.median
+
+    @property
+    def fault_p99_ns(self) -> float | None:
+        """The median over rounds of the touch that one in a hundred took longer than."""
+        return None if self.fault_p99 is None else self.fault_p99.median
 
 
 def measured_trials(result: Result, spec: str) -> list[TrialResult]:
@@ -202,12 +214,12 @@ def _row(result: Result, spec: str, *, ratio_to: str | None, share_of: str | Non
         starved=why_busy(result, spec),
         errors=tuple(dict.fromkeys(trial.error or "" for trial in failed)),
         skips=tuple(skip.reason for skip in result.skipped if skip.pager == spec),
-        rate=summarise(values_of(usable, RATE.key)),
+        rate=summarise_metric(usable, RATE),
         mib_per_s=median(values_of(usable, MIB_RATE.key)),
         ratio=summarise_ratios(ratios(ratio_to)),
         share_of_none=share.median if share else None,
-        fault_p50_ns=median(values_of(faults, FAULT_P50.key)),
-        fault_p99_ns=median(values_of(faults, FAULT_P99.key)),
+        fault_p50=summarise_metric(faults, FAULT_P50),
+        fault_p99=summarise_metric(faults, FAULT_P99),
         cpu_s_per_gib=median(values_of(usable, CPU.key)),
         verified=verified.pop() if len(verified) == 1 else None,
     )
@@ -229,3 +241,9 @@ def _by_round(result: Result, spec: str, key: str) -> dict[int, float]:
 def values_of(trials: Iterable[TrialResult], key: str) -> list[float]:
     """Return the metric `key` of each trial that has it, in their order."""
     return [trial.metrics[key] for trial in trials if key in trial.metrics]
+
+
+def summarise_metric(trials: Iterable[TrialResult], metric: Metric) -> Summary | None:
+    """Return middle and spread of a metric; None where no trial has it."""
+    found = summarise(values_of(trials, metric.key))
+    return None if found is None else found.blurred(metric.blur)

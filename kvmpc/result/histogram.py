@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Final
 
-__all__ = ["Histogram", "bucket_bounds", "cycles_to_ns", "quantile_cycles"]
+__all__ = ["BLUR", "Histogram", "bucket_bounds", "cycles_to_ns", "quantile_cycles"]
+
+BLUR: Final = math.log1p(1 / 32)
+"""By what a quantile's logarithm may be off, to either side: it is a bucket's middle."""
 
 
 def bucket_bounds(bucket: int) -> tuple[int, int]:
@@ -27,7 +32,7 @@ def quantile_cycles(histogram: Histogram, quantile: float) -> float:
     """Return the midpoint of the bucket that holds the `quantile` (nearest rank), in cycles.
 
     A bucket is at most 1/16 of its lowest value wide, so the midpoint is off by at most 1/32 to
-    either side; the upper end would be off by up to 1/16, and always upwards.
+    either side (`BLUR`); the upper end would be off by up to 1/16, and always upwards.
 
     Raises: ValueError where the histogram is empty.
     """

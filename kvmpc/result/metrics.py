@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from kvmpc.result.histogram import BLUR
+
 __all__ = [
     "CPU",
     "CPU_LATENCY",
@@ -50,12 +52,14 @@ class Metric:
     """One metric: its `key` in a trial's metrics, its unit, and what it is.
 
     better: +1 where more is better, -1 where less is, 0 where neither.
+    blur: a value is known only to a factor of e^blur to either side, as one from a histogram.
     """
 
     key: str
     unit: str
     better: int
     meaning: str
+    blur: float = 0.0
 
 
 RATE: Final = Metric("pages_per_s", "pages/s", +1, "pages from the gate to the last vCPU's last")
@@ -90,7 +94,9 @@ TO_HALF_SPEED: Final = Metric("to_half_speed_ns", "ns", -1, "from the gate to ha
 TO_95_SPEED: Final = Metric("to_95_speed_ns", "ns", -1, "from the gate to 95 % of full speed")
 
 FAULT_QUANTILES: Final[Mapping[float, Metric]] = {
-    quantile: Metric(f"fault_{name}_ns", "ns", -1, f"{quantile:.1%} of touches took no longer")
+    quantile: Metric(
+        f"fault_{name}_ns", "ns", -1, f"{quantile:.1%} of touches took no longer", blur=BLUR
+    )
     for name, quantile in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999))
 }
 """A guest's touch of a missing page, by quantile."""

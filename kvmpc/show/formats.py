@@ -124,19 +124,22 @@ def _result_rows(reading: Reading) -> Iterator[dict[str, object]]:
                 "mib_per_s": row.mib_per_s,
                 **_spread("ratio", row.ratio),
                 "share_of_none": row.share_of_none,
-                "fault_p50_ns": row.fault_p50_ns,
-                "fault_p99_ns": row.fault_p99_ns,
+                **_spread("fault_p50_ns", row.fault_p50),
+                **_spread("fault_p99_ns", row.fault_p99),
                 "cpu_s_per_gib": row.cpu_s_per_gib,
                 "reason": "; ".join([*row.errors, *row.skips, *filter(None, [row.starved])])
                 or None,
             }
 
 
-def _spread(name: str, found: Summary | None) -> dict[str, float | None]:
+def _spread(name: str, found: Summary | None) -> dict[str, object]:
+    """Return a median, its ends, what they are, and how often such an interval holds the truth."""
     return {
         name: found.median if found else None,
         f"{name}_low": found.low if found else None,
         f"{name}_high": found.high if found else None,
+        f"{name}_spread": found.spread if found else None,
+        f"{name}_coverage": found.coverage if found else None,
     }
 
 

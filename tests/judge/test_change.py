@@ -13,7 +13,7 @@ from kvmpc.judge.answer import FALSE_HEADLINES
 from kvmpc.judge.change import Change, change_between, change_of, host_differences
 from kvmpc.judge.intervals import CONFIDENCE
 from kvmpc.judge.summary import Summary
-from kvmpc.result.metrics import RATE
+from kvmpc.result.metrics import FAULT_P99, RATE
 from kvmpc.result.records import Point
 from tests.fakes.results import fake_result, fake_trial
 from tests.fakes.sweeps import DOUBLED, USUAL, sweep, trial
@@ -66,7 +66,7 @@ def _ratio(before: Sequence[float], after: Sequence[float]) -> Summary | None:
         ))
         for rates in (before, after)
     )  # fmt: skip
-    return change_of(RATE.key, "uffd", one, two)
+    return change_of(RATE, "uffd", one, two)
 
 
 def test_a_ratio_is_the_middle_of_all_pairs_and_its_interval_holds_it() -> None:
@@ -176,4 +176,21 @@ def test_a_pager_that_failed_after_has_medians_before_and_no_ratio() -> None:
     (row,) = change_between(before, after).rows
     assert row.before["pages_per_s"] > 0
     assert (row.after, row.ratios, row.rate) == ({}, {}, None)
-    assert change_of("pages_per_s", "uffd", before, after) is None
+    assert change_of(RATE, "uffd", before, after) is None
+
+
+def test_a_change_of_a_fault_time_is_known_no_better_than_both_buckets() -> None:
+    sides = [
+        fake_result(*(
+            fake_trial("uffd", number, metrics={FAULT_P99.key: value, RATE.key: value})
+            for number in range(1, 9)
+        ))
+        for value in (1000.0, 2000.0)
+    ]  # fmt: skip
+    p99, rate = change_of(FAULT_P99, "uffd", *sides), change_of(RATE, "uffd", *sides)
+    assert p99 is not None
+    assert rate is not None
+    assert (p99.low, p99.median, p99.high) == (
+        pytest.approx(2 / (33 / 32) ** 2), pytest.approx(2), pytest.approx(2 * (33 / 32) ** 2),
+    )  # fmt: skip
+    assert (rate.low, rate.high) == (pytest.approx(2), pytest.approx(2))

@@ -147,3 +147,22 @@ def test_a_row_is_verified_only_as_far_as_each_of_its_trials(
 ) -> None:
     result = make_result(make_trial("uffd", 1), make_trial("uffd", 2, verified=None))
     assert _rows(result)["uffd"].verified is None
+
+
+@pytest.mark.parametrize("rounds", [3, 6, 20])
+def test_a_fault_time_is_known_no_better_than_its_bucket(
+    make_result: Make, make_trial: Make, rounds: int
+) -> None:
+    """All rounds fell into one bucket, of 31.6 to 33.0 us: its middle is no exact value."""
+    metrics = {"pages_per_s": 1000.0, "fault_p50_ns": 32_340.0, "fault_p99_ns": 64_680.0}
+    trials = [make_trial("uffd", number + 1, metrics=metrics) for number in range(rounds)]
+    row = _rows(make_result(*trials))["uffd"]
+    assert row.fault_p50 is not None
+    assert row.fault_p99 is not None
+    assert row.fault_p50_ns == 32_340
+    assert row.fault_p50.low < 31_600 < 33_000 < row.fault_p50.high
+    assert (row.fault_p99.low, row.fault_p99.high) == (
+        pytest.approx(64_680 / (1 + 1 / 32)), pytest.approx(64_680 * (1 + 1 / 32)),
+    )  # fmt: skip
+    assert row.rate is not None
+    assert row.rate.low == row.rate.high == 1000

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
 
-from kvmpc.result.histogram import bucket_bounds, cycles_to_ns, quantile_cycles
+from kvmpc.result.histogram import BLUR, bucket_bounds, cycles_to_ns, quantile_cycles
 
 
 def test_buckets_lie_beside_each_other_and_are_narrow() -> None:
@@ -40,3 +41,14 @@ def test_a_quantile_is_the_midpoint_of_its_bucket() -> None:
 def test_an_empty_histogram_has_no_quantile() -> None:
     with pytest.raises(ValueError, match="empty"):
         quantile_cycles([], 0.5)
+
+
+def test_no_touch_is_farther_from_the_middle_of_its_bucket_than_the_blur() -> None:
+    for bucket in range(16, 600):
+        lowest, highest = bucket_bounds(bucket)
+        middle = quantile_cycles([(lowest, highest, 1)], 0.5)
+        assert math.log(middle / lowest) <= BLUR
+        assert math.log(highest / middle) <= BLUR
+    assert max(
+        math.log(sum(bounds) / 2 / bounds[0]) for bounds in map(bucket_bounds, range(400, 416))
+    ) > (BLUR * 0.99)

@@ -174,9 +174,28 @@ def test_csv_has_a_row_for_each_pager_at_each_point_and_empty_cells_for_what_is_
     ]
     assert rows[1]["pages_per_s"] == "200000.0"
     assert (rows[1]["pages_per_s_low"], rows[1]["pages_per_s_high"]) == ("100000.0", "300000.0")
+    assert (rows[1]["pages_per_s_spread"], rows[1]["pages_per_s_coverage"]) == ("range", "")
     assert rows[1]["touch_pages"] == ""
     assert (rows[4]["pages_per_s"], rows[4]["ratio"], rows[4]["failed_trials"]) == ("", "", "1")
     assert rows[5]["reason"] == "not enough memory"
+
+
+@pytest.mark.parametrize(
+    ("rounds", "spread", "coverage"),
+    [(1, "range", None), (5, "range", None), (6, "interval", 0.96875), (9, "interval", 0.9609375)],
+)
+def test_machines_are_told_what_low_and_high_are(
+    make_result: Make, make_trial: Make, rounds: int, spread: str, coverage: float | None
+) -> None:
+    trials = [
+        make_trial(name, number, 1000.0 + number)
+        for number in range(1, rounds + 1)
+        for name in ("uffd", "exit")
+    ]
+    _, row = json.loads(format_result(read(make_result(*trials)), "json"))["rows"]
+    for name in ("pages_per_s", "ratio", "fault_p50_ns", "fault_p99_ns"):
+        assert (row[f"{name}_spread"], row[f"{name}_coverage"]) == (spread, coverage)
+        assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
 
 
 def test_json_has_the_same_rows_and_says_what_it_is(swept: Any) -> None:

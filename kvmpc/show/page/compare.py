@@ -87,7 +87,7 @@ def change_chart(before: Panel, after: Mapping[int, Result]) -> LinesChart | Row
         # Labels too: two providers of exits are two pagers.
         if partner is None or _label(partner, spec) != _label(point, spec):
             return None
-        return change_of(RATE.key, spec, point, partner)
+        return change_of(RATE, spec, point, partner)
 
     return panel_chart(
         before,

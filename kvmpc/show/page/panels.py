@@ -14,7 +14,7 @@ from kvmpc.judge.rows import paired_ratios, usable_trials
 from kvmpc.judge.rows import ratio_base as ratio_base
 from kvmpc.judge.rows import share_base as share_base
 from kvmpc.judge.summary import Summary, summarise, summarise_ratios
-from kvmpc.result.metrics import CPU_READERS, CPU_VCPUS, RATE
+from kvmpc.result.metrics import CPU_READERS, CPU_VCPUS, METRICS, RATE
 from kvmpc.result.points import HOW_OFTEN, points_of, shown_option
 from kvmpc.result.records import Result, TrialResult
 from kvmpc.show.page import text
@@ -232,7 +232,13 @@ def dot_of(x: float, summary: Summary) -> Dot:
 
 def of_metric(name: str) -> SummaryOf:
     """Return the function that summarises a metric over a pager's rounds."""
-    return lambda point, spec: summarise(metrics_by_round(point, spec, name).values())
+    blur = METRICS[name].blur if name in METRICS else 0.0
+
+    def summary(point: Result, spec: str) -> Summary | None:
+        found = summarise(metrics_by_round(point, spec, name).values())
+        return None if found is None else found.blurred(blur)
+
+    return summary
 
 
 def of_ratio(fetches: bool) -> SummaryOf:
