@@ -105,10 +105,14 @@ class _Head:
 
 @dataclass(frozen=True, kw_only=True)
 class LinesChart(_Head):
-    """A few measured dots with intervals a line, against `x`. one: whether 1 is marked."""
+    """A few measured dots with intervals a line, against `x`. one: whether 1 is marked.
+
+    marks: values of x at which something is known to be, and what; no value of y goes with them.
+    """
 
     x: Scale
     one: bool = False
+    marks: tuple[tuple[float, str], ...] = ()
 
     @property
     def table(self) -> Table:

@@ -126,6 +126,12 @@ def _lines(chart: LinesChart, looks: Mapping[str, Look]) -> Figure:
         axes.axhline(1, color="#555555", linewidth=0.8)
     _x_ticks(axes, chart)
     _y_ticks(axes, chart.y)
+    for x, said in chart.marks:
+        axes.axvline(x, color=_PUBLISHED, linewidth=1.1, linestyle=(0, (2, 2)))
+        axes.annotate(
+            said, (x, 1), (4, -2), xycoords=("data", "axes fraction"), textcoords="offset points",
+            va="top", color=_PUBLISHED, fontsize=9,
+        )  # fmt: skip
     _legend(figure, handles, chart.lines)
     return figure
 

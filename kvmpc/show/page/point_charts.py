@@ -23,9 +23,10 @@ from kvmpc.show.page.chart import (
 )
 from kvmpc.show.page.panels import Panel, metrics_by_round
 
-__all__ = ["fairness", "latency", "split", "spreads_of", "survival", "timeline"]
+__all__ = ["fairness", "latency", "split", "spread_of", "survival", "timeline"]
 
 _QUANTILES: Final = (0.1, 0.5, 0.9, 0.99, 0.999)
+_SPREAD: Final = (0, 0.1, 0.9, 1)
 _PARTS: Final = ("noticed", "fetch", "install", "back", "install_back")
 
 _Pair = tuple[float | None, float | None]
@@ -116,8 +117,9 @@ def split(panel: Panel, pagers: Mapping[str, str]) -> PartsChart:
         y=Scale(label="time, from p50 (marker) to p99 (end of the bar)", spell=text.duration),
         note="noticed: from the guest's touch until the page's number is with the resolver; fetch; "
         "install; back: until the guest goes on. uffd's vCPU is woken before the install returns, "
-        "so it has only both together, install+back. Medians of parts do not add up to the median "
-        "of the whole. A part that cannot be had honestly for a pager is absent.",
+        "so it has only both together, install+back. Quantiles over pages, their medians over "
+        "rounds: medians of parts do not add up to the median of the whole, and are no means. A "
+        "part that cannot be had honestly for a pager is absent.",
         lines=tuple(line for part in _PARTS for line in _part_line(part, medians)),
         absent="Not in this result: kvmpc compare --split gives it.",
         table=Table(
@@ -169,46 +171,44 @@ def _shown(part: str) -> str:
 
 def fairness(panel: Panel, pagers: Mapping[str, str]) -> SpansChart:
     """Return how far apart the vCPUs of a trial end, at the last point."""
-    lines, rows = [], []
-    for spec, label in pagers.items():
-        spread, slowest = spreads_of(panel.points[-1], spec)
-        if len(spread) < 2 or slowest is None:
-            continue
-        at = [spread[round(q * (len(spread) - 1))] for q in (0, 0.1, 0.5, 0.9, 1)]
-        lines.append(
-            ChartLine(key=spec, label=label, dots=tuple(Dot.exact(0, value) for value in at))
-        )
-        rows.append((label, *map(text.ratio, at), text.ratio(slowest)))
+    spreads = {spec: found for spec in pagers if (found := spread_of(panel.points[-1], spec))}
     return SpansChart(
         key="fairness",
         title=panel.titled("Fairness between vCPUs"),
         y=Scale(label="a vCPU's time over the median vCPU's of its trial", spell=text.ratio),
         note="Every vCPU has the same work: 1 is what all would have if all were served alike. "
-        "Thin: all vCPUs; thick: the middle 80 %.",
-        lines=tuple(lines),
+        "Each trial's fastest, 10 %, median, 90 % and slowest vCPU; of each, the median over "
+        "rounds. Thin: all vCPUs; thick: the middle 80 %.",
+        lines=tuple(
+            ChartLine(
+                key=spec, label=pagers[spec], dots=tuple(Dot.exact(0, value) for value in spread)
+            )
+            for spec, spread in spreads.items()
+        ),
         absent="Not in this result: it takes two vCPUs and a sound trial.",
         table=Table(
-            headers=("pager", "fastest", "p10", "median", "p90", "slowest", "slowest over fastest"),
-            rows=tuple(rows),
+            headers=("pager", "fastest", "p10", "median", "p90", "slowest"),
+            rows=tuple(
+                (pagers[spec], *map(text.ratio, spread)) for spec, spread in spreads.items()
+            ),
         ),
     )
 
 
-def spreads_of(point: Result, spec: str) -> tuple[list[float], float | None]:
-    """Return each vCPU's time over its trial's median, sorted, and slowest over fastest.
+def spread_of(point: Result, spec: str) -> tuple[float, ...]:
+    """Return the fastest, p10, median, p90 and slowest vCPU's time over its trial's median.
 
-    Of all usable trials; the second is the median over trials.
+    Each is the median over usable trials; empty where none has two vCPUs.
     """
-    spread: list[float] = []
-    slowest = []
+    trials = []
     for trial in usable_trials(point, spec):
         starts, ends = trial.per_vcpu.get("start_ns", ()), trial.per_vcpu.get("end_ns", ())
         times = sorted(end - start for start, end in zip(starts, ends, strict=False))
         middle = median(times)
         if len(times) > 1 and middle and times[0] > 0:
-            spread += [time / middle for time in times]
-            slowest.append(times[-1] / times[0])
-    return sorted(spread), median(slowest)
+            fastest, p10, p90, slowest = (times[round(q * (len(times) - 1))] for q in _SPREAD)
+            trials.append([at / middle for at in (fastest, p10, middle, p90, slowest)])
+    return tuple(median(of_all) or 0.0 for of_all in zip(*trials, strict=True))
 
 
 def timeline(panel: Panel, pagers: Mapping[str, str]) -> CurvesChart:

@@ -7,8 +7,8 @@ comment says otherwise; only their course is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from kvmpc.result.metrics import RATE
@@ -21,10 +21,14 @@ __all__ = ["SHAPES", "Publication", "shape_chart"]
 
 @dataclass(frozen=True, kw_only=True)
 class Publication:
-    """Curves of one publication: name -> (vCPUs, rate) pairs, and where they were printed."""
+    """Curves of one publication: name -> (vCPUs, rate) pairs, and where they were printed.
+
+    peaks: name -> vCPUs at which a curve is said to peak, where its height there is not known.
+    """
 
     source: str
     curves: dict[str, tuple[tuple[int, float], ...]]
+    peaks: Mapping[str, int] = field(default_factory=dict)
 
 
 _DOUBLED: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -43,8 +47,9 @@ SHAPES: Final[dict[str, Publication]] = {
     "talk-2018": Publication(
         source="KVM Forum 2018, Demand Paging Performance with 160 vCPUs: a 4-socket host, 4 GiB "
         "per vCPU, one handler thread. Only its ends are known in numbers (about 220 MB/s at 1 "
-        "vCPU, about 30 % more at 160); its peak is at 4 vCPUs",
+        "vCPU, about 30 % more at 160); its peak is at 4 vCPUs, how high is not known",
         curves={"uffd": ((1, 1.0), (160, 1.3))},
+        peaks={"uffd": 4},
     ),
     "moorthy-v7": Publication(
         source="A. Moorthy, KVM exit on missing, cover letter of v7, 2024-02-15: 256-core x86, "
@@ -87,6 +92,9 @@ def shape_chart(panel: Panel, name: str) -> LinesChart:
         note="Shapes only: every line is divided by its own first point, so heights say nothing "
         f"of one host against another. Grey, published: {publication.source}.",
         lines=(*_measured(panel), *_published(name)) if over_vcpus else (),
+        marks=tuple(
+            (float(vcpus), f"peak of {name}: {curve}") for curve, vcpus in publication.peaks.items()
+        ),
         absent="No shape: it takes a sweep over vCPUs (kvmpc sweep, or --vcpus 1,2,4).",
     )
 

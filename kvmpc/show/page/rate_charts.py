@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from kvmpc.judge.answer import answer_of
 from kvmpc.result.metrics import CPU, FAULT_P50, FAULT_P99, INSTALL, RATE
 from kvmpc.show.page import text
 from kvmpc.show.page.chart import (
@@ -29,7 +30,7 @@ from kvmpc.show.page.panels import (
 from kvmpc.show.page.point_charts import fairness, latency, split, timeline
 from kvmpc.show.page.profile_charts import NO_PROFILE, locks, of_spin, percent, too_few
 
-__all__ = ["charts_of", "readers_families"]
+__all__ = ["charts_of", "leaders", "readers_families"]
 
 _MOST_READER_LINES: Final = 6
 
@@ -41,17 +42,18 @@ def charts_of(panel: Panel) -> list[Chart]:
     pagers = shown_pagers(panel)
     families = readers_families(pagers)
     # With many reader counts the charts against vCPUs would be all readers: there the fewest
-    # stand for their family, the others have charts of their own.
+    # stand for their family, with whoever leads; the others have charts of their own.
     hidden = {
         spec
         for family in families.values()
         for spec in list(family.values())[1:]
         if panel.axis is not None
-    }
+    } - leaders(panel)
     shown = {spec: label for spec, label in pagers.items() if spec not in hidden}
     found: list[Chart] = [_main(panel, shown, number) for number in _MAIN]
     if hidden:
-        more = "More readers than the fewest are in the charts below."
+        more = "Of pagers that differ in readers only, those with the fewest, and whoever leads at "
+        more += "a point; the others are in the charts against readers."
         found[0] = replace(found[0], note=f"{found[0].note} {more}")
     if families:
         found += [_readers(panel, families, number) for number in _READERS]
@@ -63,6 +65,11 @@ def charts_of(panel: Panel) -> list[Chart]:
         timeline(panel, shown),
         fairness(panel, shown),
     ]
+
+
+def leaders(panel: Panel) -> set[str]:
+    """Return the pagers that the page says are the fastest, or have the highest rate, somewhere."""
+    return {answer.best.spec for point in panel.points if (answer := answer_of(point)) is not None}
 
 
 def readers_families(pagers: Mapping[str, str]) -> dict[str, dict[int, str]]:
@@ -132,11 +139,12 @@ _MAIN: Final = (
     ),
     _Number(
         key="install",
-        title="Install time",
-        y_label="time per page",
-        note="Time in the system call that installs a page, from the loops' own cycle sums; for "
-        "uffd it holds the wake-up of the vCPU. It grows where installers wait for each other, or "
-        "for a CPU.",
+        title="Install time, mean",
+        y_label="mean time per page",
+        note="Time in the system call that installs a page, the mean over a trial's pages, from "
+        "the loops' own cycle sums: a few that took long raise it far above their median (install "
+        "p50 in Where a fault's time goes). For uffd it holds the wake-up of the vCPU. It grows "
+        f"where installers wait for each other, or for a CPU. {_INTERVAL}",
         summary=of_metric(INSTALL.key),
         spell=text.duration,
         absent="no pager here installs pages itself.",

@@ -49,7 +49,7 @@ OF_TRIAL: Mapping[str, tuple[Mapping[str, Any], str]] = {
     "counts": ({"counts": {"switches_odd": 9999}}, "context switches odd"),
     "histogram_cycles": ({"histogram_cycles": ((0, 249_999, 777),)}, "100 us"),
     "guest_tsc_khz": ({"guest_tsc_khz": 1e3}, ""),
-    "per_vcpu": ({"per_vcpu": {"start_ns": (0, 0), "end_ns": (100, 777)}}, "7.77"),
+    "per_vcpu": ({"per_vcpu": {"start_ns": (0, 0), "end_ns": (100, 777)}}, "1.77"),
     "warnings": ({"warnings": (Caution("odd", "odd-text", "odd-remedy"),)}, "odd-text"),
     "point": ({"point": 1}, ""),
     "kvm_stats": ({"kvm_stats": {"odd_stat": 9999}}, "odd_stat"),

@@ -9,7 +9,7 @@ import pytest
 
 from kvmpc.result.records import TrialResult
 from kvmpc.show.page.panels import panels_of
-from kvmpc.show.page.point_charts import spreads_of, survival
+from kvmpc.show.page.point_charts import spread_of, survival
 from tests.fakes.sweeps import complete, sweep, trial
 from tests.show.page.charts import by_label, chart_of
 
@@ -39,12 +39,18 @@ def test_with_overlap_there_is_no_distribution_and_the_page_says_why() -> None:
     assert "overlap" in chart_of(result, "latency").absent
 
 
-def test_fairness_is_each_vcpus_time_over_its_trials_median() -> None:
-    made = trial("uffd", 3, 1, random.Random(1), per_vcpu={
-        "start_ns": (100, 100, 100), "end_ns": (200, 300, 500)})  # fmt: skip
-    result = sweep((3,), ("uffd",), trials=(made, replace(made, round=2)))
+def test_fairness_is_each_vcpus_time_over_its_trials_median_and_that_over_trials() -> None:
+    made = [
+        trial("uffd", 3, number, random.Random(1), per_vcpu={
+            "start_ns": (100, 100, 100), "end_ns": (200, 300, last)})
+        for number, last in enumerate((500, 700, 2100), start=1)
+    ]  # fmt: skip
+    result = sweep((3,), ("uffd",), trials=tuple(made))
     (panel,) = panels_of(result)
-    assert spreads_of(panel.points[0], "uffd") == ([0.5, 0.5, 1, 1, 2, 2], 4)
+    assert spread_of(panel.points[0], "uffd") == (0.5, 0.5, 1, 3, 3)
+    table = chart_of(result, "fairness").table
+    assert table.headers == ("pager", "fastest", "p10", "median", "p90", "slowest")
+    assert table.rows == (("uffd", "0.50", "0.50", "1.00", "3.00", "3.00"),)
 
 
 def test_one_vcpu_alone_is_neither_fair_nor_unfair() -> None:

@@ -25,6 +25,13 @@ def test_published_rates_of_one_vcpu_become_those_of_all() -> None:
     assert curves["moorthy-2023: exit"][256] == pytest.approx(16 * 256 / 307)
 
 
+def test_a_peak_of_unknown_height_is_marked_where_it_is_and_adds_no_point() -> None:
+    (panel,) = panels_of(sweep((1, 2, 4), ("uffd",), rounds=1))
+    chart = shape_chart(panel, "talk-2018")
+    assert chart.marks == ((4.0, "peak of talk-2018: uffd"),)
+    assert set(by_label(chart)["talk-2018: uffd"]) == {1, 160}
+
+
 def test_a_shape_takes_a_sweep_over_vcpus() -> None:
     (panel,) = panels_of(sweep((4,), ("uffd",), rounds=1))
     assert "sweep over vCPUs" in shape_chart(panel, "moorthy-v7").absent

@@ -82,6 +82,17 @@ def test_against_readers_there_is_a_line_for_each_point_and_against_vcpus_the_fe
     assert set(by_label(chart_of(result, "rate"))) == {"uffd", "exit(sigbus)"}
 
 
+def test_whoever_leads_somewhere_is_in_the_first_chart_however_many_readers_it_has() -> None:
+    rates = {
+        (f"uffd,readers={r}" if r > 1 else "uffd", n): 100.0 + (r == 16 and n == 8)
+        for r in (1, 4, 16) for n in (1, 8)
+    }  # fmt: skip
+    chart = chart_of(_flat(rates), "rate")
+    assert set(by_label(chart)) == {"uffd", "uffd,readers=16"}
+    assert "uffd,readers=16" in {row[0] for row in chart.table.rows}
+    assert "whoever leads" in chart.note
+
+
 def test_of_many_points_a_few_are_kept_evenly_the_ends_among_them() -> None:
     assert spaced(range(9), 3) == [0, 4, 8]
     assert spaced(range(2), 6) == [0, 1]
