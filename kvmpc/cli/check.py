@@ -7,7 +7,7 @@ import click
 from kvmpc.cli.options import format_option, refuse_stdin_twice
 from kvmpc.cli.output import print_as, room_on, say
 from kvmpc.errors import UsageError
-from kvmpc.exit_codes import EXIT_FAILED, EXIT_REGRESSION
+from kvmpc.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_REGRESSION, EXIT_UNSURE
 
 __all__ = ["baseline", "check"]
 
@@ -21,9 +21,16 @@ Examples:
 
 \b
 Metrics: rate (pages/s), p99 (fault time), cpu (CPU s/GiB).
-Exit codes: 0 ok, 1 regression, 4 a pager's trials fail that did not, 2 these results cannot be
-compared (the message names each reason).
+Verdicts: worse, better, same (surely within the limit), unsure; how each is found, below the table.
+Exit codes: 0 ok, 1 a row is worse, 4 a pager's trials fail that did not, 5 unsure: nothing is known
+to be worse, but not every row could be told; 2 these results cannot be compared (the message names
+each reason).
 """
+
+_EXIT_CODES = {
+    "ok": EXIT_OK, "worse": EXIT_REGRESSION, "failed": EXIT_FAILED, "unsure": EXIT_UNSURE,
+}  # fmt: skip
+"""By what a check comes to."""
 
 
 @click.group(
@@ -150,7 +157,8 @@ def check(
 ) -> None:  # fmt: skip
     """Say whether a result is worse than a baseline.
 
-    A row is red if its change is worse than the limit and a permutation test rules chance out.
+    A row is worse if its change is beyond the limit and a test rules chance out, and the same only
+    if its interval lies inside the limit. Else it is unsure, and says what it could have seen.
     Several results are several runs of the same thing: then runs are compared, not rounds.
     """
     from kvmpc.judge import regression
@@ -179,7 +187,6 @@ def check(
     print_as(kind, format_check(found, kind, room_on(err=False)))
     for warning in check_warnings(found, old, new, room_on(err=True)):
         say(warning, err=True)
-    if found.red is regression.Status.WORSE:
-        raise click.exceptions.Exit(EXIT_REGRESSION)
-    if found.red is regression.Status.FAILED:
-        raise click.exceptions.Exit(EXIT_FAILED)
+    code = _EXIT_CODES[found.status or "ok"]
+    if code != EXIT_OK:
+        raise click.exceptions.Exit(code)

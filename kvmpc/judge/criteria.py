@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,19 +18,23 @@ DEFAULT_ALPHA: Final = 0.01
 
 @dataclass(frozen=True)
 class Judged:
-    """A metric that is judged: what it is called here, and the change that is tolerated."""
+    """A metric that is judged: what it is called here, and the change that is tolerated.
+
+    rounding: by how much a shift of its logarithm may be off because values come rounded.
+    """
 
     name: str
     metric: Metric
     limit: float
+    rounding: float = 0.0
 
 
 JUDGED: Final[Mapping[str, Judged]] = {
     judged.name: judged
     for judged in (
         Judged("rate", RATE, 0.05),
-        # A bucket of the histogram is up to 1/16 wide: a smaller change may be a rounding.
-        Judged("p99", FAULT_P99, 0.15),
+        # The middle of a bucket that is up to 1/16 wide, on both sides.
+        Judged("p99", FAULT_P99, 0.15, rounding=2 * math.log1p(1 / 32)),
         Judged("cpu", CPU, 0.05),
     )
 }
@@ -38,7 +43,7 @@ JUDGED: Final[Mapping[str, Judged]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Criteria:
-    """When a row is red.
+    """What a check judges by.
 
     alpha: probability of a false alarm of the whole check.
     alphas: by metric; such a metric is a family of its own, and adds its alpha to the whole.

@@ -3,16 +3,25 @@
 **What is compared.** The same pager (and, for ``exit``, the same provider) at the same point on the
 same kind of host; what has no partner is listed, and nothing matching at all is an error.
 
-**When a row is red.** Both must hold: the change is worse than its limit, and a permutation test
-says that chance does not explain it. The limit alone would be crossed by noise, the test alone by
-changes too small to matter. The test is one-sided, since only "worse" turns a check red, and a
-two-sided one would need more rounds to see it. `alpha` is the probability that the *whole* check
-turns red although nothing changed (Holm-Bonferroni over all its tests): a lab looks at the exit
-code, not at rows, and with a level for each row a check of fifty rows would cry wolf every week.
+**Worse** (and better, the other way round) takes two things: chance does not explain the change,
+and as measured it is beyond its limit. The limit alone would be crossed by noise, the test alone by
+changes too small to matter. `alpha` is the probability that the *whole* check turns red although
+nothing changed (Holm-Bonferroni over all its tests, one-sided, since only "worse" turns it red): a
+lab looks at the exit code, not at rows, and with a level for each row a check of fifty rows would
+cry wolf every week. It is no more than that: a change just within its limit, where noise is low, is
+measured beyond it every other time.
 
-**What is permuted.** With one result on each side, rounds. With several on either side, runs: each
-counts as one value, the median of its rounds, because rounds of one run are more alike than runs
-are, and the test would take the difference of two runs for that of two kernels.
+**Same** is a claim as well: the 95 % interval of the change lies inside the limit. So a row that
+is worse by more passes for the same once in forty at most, and so does a check with such a row,
+however many others it has, since all of them have to be the same (Berger's intersection-union test:
+no adjustment for their number).
+
+**Unsure** is everything else. Each row says what it `sees`: the smallest change for the worse that
+its noise would have let turn red, four times in five.
+
+**What is taken for alike.** With one result on each side, rounds. With several on either side,
+runs: each counts as one value, the median of its rounds, because rounds of one run are more alike
+than runs are, and the test would take the difference of two runs for that of two kernels.
 
 A test that could never come out red, for it has too few rounds, does not pass: it is *unjudged*; if
 that is all of them, the check is refused. Pure functions of results. Fails with MismatchError.
@@ -23,13 +32,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import chain
+from typing import Final
 
 from kvmpc.caution import Caution
 from kvmpc.errors import MismatchError
 from kvmpc.judge.criteria import Criteria, Judged
-from kvmpc.judge.intervals import differences, shift, shift_interval
+from kvmpc.judge.evidence import Evidence, TwoSamples
+from kvmpc.judge.intervals import CONFIDENCE
 from kvmpc.judge.matching import (
     Pair,
     Unmatched,
@@ -39,109 +49,25 @@ from kvmpc.judge.matching import (
     kernels,
     match,
 )
-from kvmpc.judge.resampling import holm, permutation_p, sizes_needed, smallest_p
+from kvmpc.judge.resampling import holm, sizes_needed
 from kvmpc.judge.rows import measured_trials, share_base
 from kvmpc.judge.starved import is_busy, why_busy
 from kvmpc.judge.summary import median
+from kvmpc.judge.verdicts import Compared, FailedNow, Numbers, Status, Unjudged, Verdict
 from kvmpc.result.metrics import FAULT_P99, Metric
 from kvmpc.result.records import Result
 
-__all__ = ["Check", "Compared", "FailedNow", "Numbers", "Status", "Unjudged", "Verdict", "check"]
+__all__ = ["Check", "check"]
 
+_LEAST_LEVEL: Final = (1 - CONFIDENCE) / 2
+"""One-sided: that of the interval shown, without which nothing is judged."""
 
-class Status(StrEnum):
-    """What a check says of a row, in the order in which it is said."""
+_NOISE: Final = 0.9
+"""Confidence of the interval by half of which a change may be measured too small and still be
+seen. Chosen by simulation (bench/check_power.py): found four times in five, or more often."""
 
-    WORSE = "worse"
-    FAILED = "failed"
-    UNJUDGED = "unjudged"
-    BETTER = "better"
-    SAME = "same"
-
-    @property
-    def red(self) -> bool:
-        """Whether it turns the check red."""
-        return self in (Status.WORSE, Status.FAILED)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Numbers:
-    """A metric on both sides.
-
-    baseline, new: medians, of ratios where normalised; change: new / baseline - 1, the median over
-        all pairs; change_low, change_high: its 95 % interval, their range where too few have one.
-    baseline_n, new_n: rounds, or runs, on each side.
-    p: that it is not worse, p_better: that it is not better, each as tested alone.
-    """
-
-    baseline: float
-    new: float
-    change: float
-    change_low: float
-    change_high: float
-    baseline_n: int
-    new_n: int
-    p: float
-    p_better: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compared:
-    """A metric of a pager at a point, judged; adjusted: its p for all tests of the family."""
-
-    pair: Pair
-    metric: str
-    limit: float
-    numbers: Numbers
-    adjusted: float
-    status: Status
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unjudged:
-    """A metric of a pager at a point that was not judged, and why; numbers: what there is."""
-
-    pair: Pair
-    metric: str
-    limit: float
-    reason: str
-    numbers: Numbers | None = None
-
-    @property
-    def status(self) -> Status:
-        """Always `Status.UNJUDGED`."""
-        return Status.UNJUDGED
-
-
-@dataclass(frozen=True, kw_only=True)
-class FailedNow:
-    """A pager at a point with trials that fail now: none of its metrics has a number.
-
-    failed: how many of its `trials`; error: why the first one did.
-    """
-
-    pair: Pair
-    failed: int
-    trials: int
-    error: str | None
-
-    @property
-    def metric(self) -> str:
-        """Empty: it is said once, of all metrics."""
-        return ""
-
-    @property
-    def status(self) -> Status:
-        """Always `Status.FAILED`."""
-        return Status.FAILED
-
-    @property
-    def reason(self) -> str:
-        """How many failed, and why."""
-        return f"{self.failed} of {self.trials} trials failed: {self.error}"
-
-
-Verdict = Compared | Unjudged | FailedNow
+_MOST: Final = 700.0
+"""Above it exp() has no value: numbers that are absurd, but have to be judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,9 +87,14 @@ class Check:
         return [verdict for verdict in self.verdicts if verdict.status is status]
 
     @property
-    def red(self) -> Status | None:
-        """The worst status that turned it red; None where nothing did."""
-        return next((verdict.status for verdict in self.verdicts if verdict.status.red), None)
+    def status(self) -> Status | None:
+        """What it comes to: the worst that turned it red, or else `Status.UNSURE`; None: it is ok.
+
+        A regression that is known counts for more than what else could not be told.
+        """
+        found = {verdict.status for verdict in self.verdicts}
+        red = next((status for status in Status if status in found and status.red), None)
+        return red or (Status.UNSURE if any(status.open for status in found) else None)
 
 
 def check(
@@ -204,39 +135,93 @@ def check(
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _Test:
-    """A metric with numbers on both sides, which its family will judge."""
+    """A metric with values on both sides, which its family will judge.
+
+    baseline, new: medians; evidence: of the logarithms of all values.
+    """
 
     pair: Pair
     judged: Judged
     limit: float
-    numbers: Numbers
+    baseline: float
+    new: float
+    evidence: Evidence
 
-    def decided(self, alpha: float, worse: float, better: float) -> Compared:
+    def can_judge(self, level: float) -> bool:
+        """Return whether so many values could have a p of `level`, and an interval."""
+        return self.evidence.smallest_p <= min(level, _LEAST_LEVEL)
+
+    def numbers(self, level: float) -> Numbers:
+        """Return what there is to say of it; level: that of one test of its family."""
+        shown = self.evidence.interval(CONFIDENCE)
+        rounding = self.judged.rounding
+        old, now = self.evidence.sizes
+        better = self.judged.metric.better
+        return Numbers(
+            baseline=self.baseline, new=self.new, change=_change(self.evidence.shift),
+            change_low=_change(shown.low - rounding) if shown else None,
+            change_high=_change(shown.high + rounding) if shown else None,
+            sees=self._sees(level), baseline_n=old, new_n=now,
+            p_worse=self.evidence.p(-better), p_better=self.evidence.p(better),
+        )  # fmt: skip
+
+    def _sees(self, level: float) -> float | None:
+        """Return the smallest change for the worse that is found four times in five.
+
+        It must be measured beyond the limit, and so far from 0 that neither the family's interval
+        nor the one shown reaches it; and half of all times less is measured than there is.
+        """
+        of_family, shown, noise = (
+            _half(self.evidence, confidence) for confidence in (1 - 2 * level, CONFIDENCE, _NOISE)
+        )
+        limit = -self.judged.metric.better * self.limit
+        if of_family is None or shown is None or noise is None or limit <= -1:
+            return None
+        needed = max(abs(math.log1p(limit)), of_family, shown + self.judged.rounding) + noise
+        return _change(-self.judged.metric.better * needed)
+
+    def decided(self, alpha: float, level: float, worse: float, better: float) -> Compared:
         """Return the verdict at `alpha`; worse, better: the adjusted p of either."""
-        change = -self.numbers.change * self.judged.metric.better
-        status = Status.SAME
-        if worse <= alpha and change > self.limit:
+        found = self.numbers(level)
+        sign, ends = self.judged.metric.better, (found.change_low, found.change_high)
+        low, high = sorted(sign * end for end in ends if end is not None)
+        status = Status.UNSURE
+        if worse <= alpha and sign * found.change < -self.limit and high < 0:
             status = Status.WORSE
-        elif better <= alpha and -change > self.limit:
+        elif better <= alpha and sign * found.change > self.limit and low > 0:
             status = Status.BETTER
+        elif -self.limit <= low and high <= self.limit:
+            status = Status.SAME
         return Compared(
-            pair=self.pair, metric=self.judged.name, limit=self.limit, numbers=self.numbers,
-            adjusted=worse, status=status,
+            pair=self.pair, metric=self.judged.name, limit=self.limit, numbers=found,
+            adjusted_worse=worse, adjusted_better=better, status=status,
         )  # fmt: skip
 
     def too_few(self, unit: str, level: float) -> Unjudged:
         """Return the verdict where no outcome could have a p of `level`."""
-        old, now = self.numbers.baseline_n, self.numbers.new_n
+        old, now = self.evidence.sizes
         reason = (
             f"{now} {unit}{'' if now == 1 else 's'} against {old} could never turn red: the "
-            f"smallest p possible is {smallest_p(old, now):.2g}, and {level:.2g} is needed"
+            f"smallest p possible is {self.evidence.smallest_p:.2g}, and "
+            f"{min(level, _LEAST_LEVEL):.2g} is needed"
         )
         return Unjudged(
             pair=self.pair, metric=self.judged.name, limit=self.limit, reason=reason,
-            numbers=self.numbers,
+            numbers=self.numbers(level),
         )  # fmt: skip
+
+
+def _change(shift: float) -> float:
+    """Return a shift of logarithms as a share."""
+    return math.expm1(min(shift, _MOST))
+
+
+def _half(evidence: Evidence, confidence: float) -> float | None:
+    """Return half the width of an interval."""
+    found = evidence.interval(confidence)
+    return None if found is None else (found.high - found.low) / 2
 
 
 def _tests(pair: Pair, criteria: Criteria, *, by_run: bool) -> Iterator[_Test | Verdict]:
@@ -259,7 +244,10 @@ def _tests(pair: Pair, criteria: Criteria, *, by_run: bool) -> Iterator[_Test | 
             for runs in sides
         )
         if not problem and old and now:
-            yield _Test(pair, judged, limit, _numbers(old, now, judged.metric.better))
+            yield _Test(
+                pair=pair, judged=judged, limit=limit, baseline=math.exp(median(old) or 0.0),
+                new=math.exp(median(now) or 0.0), evidence=TwoSamples(old, now),
+            )  # fmt: skip
         elif problem or old or now or _too_busy(pair):
             reason = (
                 _too_busy(pair)
@@ -322,23 +310,6 @@ def _by_round(run: Result, spec: str | None, key: str) -> dict[int, float]:
     }
 
 
-def _numbers(old: list[float], now: list[float], better: int) -> Numbers:
-    """Return what logarithms of both sides say; better: +1 where more is better, else -1."""
-    before, after = median(old) or 0.0, median(now) or 0.0
-    found, every = shift_interval(old, now), differences(old, now)
-    low, high = (found.low, found.high) if found else (every[0], every[-1])
-    worse_p, better_p = (
-        permutation_p([v * sign for v in old], [v * sign for v in now])
-        for sign in (-better, better)
-    )
-    return Numbers(
-        baseline=math.exp(before), new=math.exp(after),
-        change=math.expm1(shift(old, now)), change_low=math.expm1(low),
-        change_high=math.expm1(high), baseline_n=len(old), new_n=len(now),
-        p=worse_p, p_better=better_p,
-    )  # fmt: skip
-
-
 def _decide(found: Sequence[_Test | Verdict], criteria: Criteria, unit: str) -> list[Verdict]:
     """Return a verdict for all that was found, in its order.
 
@@ -361,7 +332,10 @@ def _decide(found: Sequence[_Test | Verdict], criteria: Criteria, unit: str) -> 
     blind = [each for each in verdicts if isinstance(each, Unjudged) and each.numbers]
     failed = any(isinstance(each, FailedNow) for each in verdicts)
     if blind and len(blind) == len(decided) and not failed:
-        needed = max(sizes_needed(alphas[name] / len(family)) for name, family in families.items())
+        needed = max(
+            sizes_needed(min(alphas[name] / len(family), _LEAST_LEVEL))
+            for name, family in families.items()
+        )
         option = "" if unit == "run" else f" (--rounds {needed})"
         raise MismatchError(
             [blind[0].reason],
@@ -379,12 +353,14 @@ def _decide_family(
     decided: dict[_Test, Compared | Unjudged] = {}
     seeing: list[_Test] = []
     for test in family:
-        if smallest_p(test.numbers.baseline_n, test.numbers.new_n) <= level:
+        if test.can_judge(level):
             seeing.append(test)
         else:
             decided[test] = test.too_few(unit, level)
-    worse = holm([test.numbers.p for test in seeing])
-    better = holm([test.numbers.p_better for test in seeing])
+    worse, better = (
+        holm([test.evidence.p(sign * test.judged.metric.better) for test in seeing])
+        for sign in (-1, 1)
+    )
     for test, bad, good in zip(seeing, worse, better, strict=True):
-        decided[test] = test.decided(alpha, bad, good)
+        decided[test] = test.decided(alpha, level, bad, good)
     return decided

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from kvmpc.judge.reading import Reading
-from kvmpc.judge.regression import Check, Unjudged
+from kvmpc.judge.regression import Check
 from kvmpc.judge.rows import Outcome, Row
 from kvmpc.show.cells import clean, number, ratio, row_name
 from kvmpc.show.check_table import verdict_line
@@ -89,15 +89,14 @@ def _row_test(point_name: str, row: Row) -> Case:
 
 
 def cases_of_check(check: Check) -> list[Case]:
-    """Return the tests of `check`: what turned red fails, what was not judged is skipped."""
+    """Return the tests of `check`: what turned red fails, what it leaves open is skipped."""
     cases = []
     for verdict in check.verdicts:
         name = row_name(row_name(verdict.pair.point, verdict.pair.label), verdict.metric)
-        if isinstance(verdict, Unjudged):
-            cases.append(Case(name, Said.SKIP, verdict.reason))
-        else:
-            said = Said.FAIL if verdict.status.red else Said.PASS
-            cases.append(Case(name, said, f"{verdict.status}: {verdict_line(verdict)}"))
+        said = Said.FAIL if verdict.status.red else Said.PASS
+        if verdict.status.open:
+            said = Said.SKIP
+        cases.append(Case(name, said, f"{verdict.status}: {verdict_line(verdict)}"))
     for each in check.unmatched:
         name = row_name(each.point, each.label)
         cases.append(Case(name, Said.SKIP, f"not compared: {each.reason}"))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from kvmpc.judge.matching import pair_cautions
-from kvmpc.judge.regression import Check, Compared, FailedNow, Numbers, Status, Verdict
+from kvmpc.judge.regression import Check
 from kvmpc.judge.told import of_run, tell
+from kvmpc.judge.verdicts import Compared, FailedNow, Numbers, Status, Verdict
 from kvmpc.result.records import Result
 from kvmpc.show.cells import (
     ABSENT,
@@ -36,7 +38,7 @@ __all__ = [
     "verdict_line",
 ]
 
-CHECK_HEADERS = ("verdict", "pager", "metric", "baseline", "now", "change", "limit", "p")
+CHECK_HEADERS = ("verdict", "pager", "metric", "baseline", "now", "change %", "limit", "sees")
 
 
 def format_check_table(check: Check, room: int = MAX_COLUMNS) -> str:
@@ -71,7 +73,7 @@ def check_cells(verdict: Verdict) -> list[str]:
         unit(found.new if found else None),
         _change(found) if found else ABSENT,
         f"{verdict.limit * 100:.3g}%",
-        f"{verdict.adjusted:.2g}" if isinstance(verdict, Compared) else ABSENT,
+        signed(found.sees) if found and found.sees is not None else ABSENT,
     ]
 
 
@@ -86,6 +88,13 @@ def _wrapped(verdict: Verdict, columns: int) -> str:
 
 
 def _change(found: Numbers) -> str:
+    """Return a change with its interval, where there is one, as percentages without their sign."""
+    return _percentages(found).replace("%", "")
+
+
+def _percentages(found: Numbers) -> str:
+    if found.change_low is None or found.change_high is None:
+        return signed(found.change)
     low, high = signed(found.change_low), signed(found.change_high)
     return f"{signed(found.change)} [{low}, {high}]"
 
@@ -101,8 +110,13 @@ def verdict_line(verdict: Verdict) -> str:
     """Return a verdict in one line, with its numbers or the reason why it has none."""
     if not isinstance(verdict, Compared):
         return verdict.reason
-    _, _, _, before, now, change, limit, adjusted = check_cells(verdict)
-    return f"{before} to {now}, {change}, limit {limit}, adjusted p {adjusted}"
+    _, _, _, before, now, _, limit, sees = check_cells(verdict)
+    p = verdict.adjusted_better if verdict.numbers.p_better < 0.5 else verdict.adjusted_worse
+    better = "better" if p is verdict.adjusted_better else "worse"
+    return (
+        f"{before} to {now}, {_percentages(verdict.numbers)}, limit {limit}, sees {sees}, "
+        f"p of {better} {p:.2g}"
+    )
 
 
 def check_notes(check: Check) -> Iterator[str]:
@@ -117,14 +131,8 @@ def check_notes(check: Check) -> Iterator[str]:
         yield f"{status}: {', '.join(names)}: {reason}"
     for each in check.unmatched:
         yield f"not compared: {row_name(each.point, each.label)}: {each.reason}"
-    tests = sum(not isinstance(v, FailedNow) and v.numbers is not None for v in check.verdicts)
     criteria = check.criteria
-    own = "".join(f", {name} {alpha:g}" for name, alpha in criteria.alphas.items())
-    yield (
-        f"red: worse than its limit, and p at most {criteria.alpha:g}{own}: how often a check of "
-        f"{tests} tests like this one turns red by chance. p: exact permutation of {check.unit}s, "
-        "one-sided, adjusted for all tests (Holm). change: of the median, and its 95% interval."
-    )
+    yield from _meanings(check)
     if criteria.normalise:
         yield (
             "normalised: every value is a ratio to the first pager that does not fetch, in the "
@@ -134,10 +142,43 @@ def check_notes(check: Check) -> Iterator[str]:
     yield f"kernel: {new}" + (", as the baseline" if old == new else f" against {old}")
 
 
+def _meanings(check: Check) -> Iterator[str]:
+    """Yield what the verdicts mean, what alpha holds for, and what it does not."""
+    tests = sum(not isinstance(v, FailedNow) and v.numbers is not None for v in check.verdicts)
+    own = "".join(f", {name} {alpha:g}" for name, alpha in check.criteria.alphas.items())
+    unit = check.unit
+    yield (
+        "worse, better: beyond the limit as measured, and not by chance: where nothing changed at "
+        f"all, a check of {tests} tests like this one turns red with a probability of at most "
+        f"{check.criteria.alpha:g}{own} (exact Mann-Whitney tests of {unit}s, Holm). A change "
+        "just within its limit may be measured beyond it, and turn red."
+    )
+    yield (
+        "same: the change's 95% interval lies inside the limit. unsure: neither could be shown. "
+        f"sees: the change for the worse that such {unit}s turn red four times in five."
+    )
+    yield (
+        "All that takes runs of both sides for alike: measure them in turn, not one side first."
+        if unit == "run"
+        else "All that takes rounds of both sides for alike. What shifts from one run to the next "
+        "(a boot, where memory lies, drift) looks like a change: compare several runs a side."
+    )
+
+
+_OUTCOMES: Final = {
+    None: "ok",
+    Status.WORSE: "REGRESSION",
+    Status.FAILED: "FAILED",
+    Status.UNSURE: "UNSURE",
+}
+
+
 def _outcome(check: Check) -> str:
     counts = [f"{count} {status}" for status in Status if (count := len(check.having(status)))]
-    word = {None: "ok", Status.WORSE: "REGRESSION", Status.FAILED: "FAILED"}[check.red]
-    return f"{word}: {', '.join(counts)}."
+    more = ""
+    if check.status is Status.UNSURE:
+        more = f" Measure more {check.unit}s, on a quieter host, or tolerate more (--limit)."
+    return f"{_OUTCOMES[check.status]}: {', '.join(counts)}.{more}"
 
 
 def check_warnings(

@@ -15,9 +15,10 @@ from typing import Final
 from kvmpc.caution import Caution
 from kvmpc.judge.matching import pair_cautions
 from kvmpc.judge.reading import Reading
-from kvmpc.judge.regression import Check, Compared, FailedNow
+from kvmpc.judge.regression import Check
 from kvmpc.judge.summary import Summary
 from kvmpc.judge.told import Told
+from kvmpc.judge.verdicts import Compared, FailedNow
 from kvmpc.show.cases import Case, End, cases_of_check, cases_of_result
 from kvmpc.show.cells import MAX_COLUMNS, clean
 from kvmpc.show.check_table import CHECK_HEADERS, check_cells, check_notes, format_check_table
@@ -37,7 +38,10 @@ _FOR_RUNNERS: Final[Mapping[str, tuple[Callable[[Sequence[Case]], str], Callable
 ROWS_SCHEMA: Final = "kvmpc-rows"
 CHECK_SCHEMA: Final = "kvmpc-check"
 _VERSION: Final = 1
-_NUMBERS: Final = ("baseline", "new", "change", "change_low", "change_high", "p")
+_NUMBERS: Final = (
+    "baseline", "new", "change", "change_low", "change_high", "sees", "p_worse", "p_better",
+)  # fmt: skip
+_ADJUSTED: Final = ("adjusted_worse", "adjusted_better")
 
 
 def format_result(reading: Reading, kind: str, room: int = MAX_COLUMNS) -> str:
@@ -86,7 +90,7 @@ def format_check(check: Check, kind: str, room: int = MAX_COLUMNS) -> str:
         return _json(
             CHECK_SCHEMA,
             {
-                "status": check.red or "ok",
+                "status": check.status or "ok",
                 "alpha": check.criteria.alpha,
                 "alphas": dict(check.criteria.alphas),
                 "normalised": check.criteria.normalise,
@@ -155,7 +159,7 @@ def _check_rows(check: Check) -> Iterator[dict[str, object]]:
             "metric": verdict.metric,
             "limit": first_limit if isinstance(verdict, FailedNow) else verdict.limit,
             **{name: getattr(found, name, None) for name in _NUMBERS},
-            "adjusted": verdict.adjusted if isinstance(verdict, Compared) else None,
+            **{name: getattr(verdict, name, None) for name in _ADJUSTED},
             "baseline_n": found.baseline_n if found else 0,
             "new_n": found.new_n if found else 0,
             "reason": None if isinstance(verdict, Compared) else verdict.reason,

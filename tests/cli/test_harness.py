@@ -37,11 +37,12 @@ ENDS: dict[int, tuple[str, ...]] = {
     2: ("check", "missing.json", "--against", "before.json"),
     3: NO_SUCH_HOST,
     4: ("check", "failed.json", "--against", "before.json"),
+    5: ("check", "noisy.json", "--against", "before.json"),
 }
 EXPECTED = {
-    "kselftest": {0: 0, 1: 1, 2: 1, 3: 4, 4: 1, 130: 1},
-    "bisect": {0: 0, 1: 1, 2: 125, 3: 125, 4: 125, 130: 130},
-    "automake": {0: 0, 1: 1, 2: 99, 3: 77, 4: 1, 130: 99},
+    "kselftest": {0: 0, 1: 1, 2: 1, 3: 4, 4: 1, 5: 4, 130: 1},
+    "bisect": {0: 0, 1: 1, 2: 125, 3: 125, 4: 125, 5: 125, 130: 130},
+    "automake": {0: 0, 1: 1, 2: 99, 3: 77, 4: 1, 5: 77, 130: 99},
 }
 """As the harnesses document them."""
 
@@ -62,7 +63,7 @@ def test_each_end_has_the_exit_code_of_the_convention(kvmpc, own, convention, ho
 def test_readme_has_the_conventions_as_they_are():
     rows = re.findall(r"^\| `(\w+)`[^|]*\|(.+)\|$", README, re.MULTILINE)
     told = {
-        name: dict(zip((0, 1, 2, 3, 4, 130), map(int, re.findall(r"\d+", cells)), strict=True))
+        name: dict(zip((0, 1, 2, 3, 4, 5, 130), map(int, re.findall(r"\d+", cells)), strict=True))
         for name, cells in rows
         if name in CONVENTIONS
     }
@@ -302,7 +303,7 @@ def test_git_bisect_finds_the_commit_that_made_it_slower(lab):
     assert "commit 3" in done.stdout
 
 
-@pytest.mark.parametrize("odd", ["unbuildable", "failed", "host", "usage", "killed"])
+@pytest.mark.parametrize("odd", ["unbuildable", "noisy", "failed", "host", "usage", "killed"])
 def test_git_bisect_skips_a_commit_that_cannot_be_judged(lab, odd):
     done = _bisect(lab, "slower", odd)
     assert "commit 2" not in done.stdout.partition("first bad commit")[2].partition("only")[0]
@@ -322,6 +323,7 @@ def test_git_bisect_stops_where_check_is_killed(lab):
 LAVA_RESULT = {
     "same": ("pass", {"uffd_rate": "pass", "exit_sigbus_rate": "pass"}),
     "slower": ("fail", {"uffd_rate": "fail", "exit_sigbus_rate": "pass"}),
+    "noisy": ("skip", {"uffd_rate": "skip", "exit_sigbus_rate": "pass"}),
     "failed": ("fail", {"none": "pass", "exit_sigbus_": "fail"}),
     "host": ("skip", {}),
     "usage": ("fail", {"kvmpc": "fail"}),
@@ -355,7 +357,7 @@ def test_lava_is_told_every_test_and_always_the_whole(lab, case):
 
 
 @pytest.mark.parametrize(("case", "code"), [
-    ("same", 0), ("slower", 1), ("failed", 1), ("host", 4), ("usage", 1),
+    ("same", 0), ("slower", 1), ("noisy", 4), ("failed", 1), ("host", 4), ("usage", 1),
     ("killed", 137), ("killed-check", 137),
 ])  # fmt: skip
 def test_kselftest_has_its_exit_codes_from_the_wrapper(lab, case, code):
@@ -370,6 +372,7 @@ def test_kselftest_has_its_exit_codes_from_the_wrapper(lab, case, code):
 TMT_RESULTS = {
     "same": {"pass"},
     "slower": {"pass", "fail"},
+    "noisy": {"pass", "skip"},
     "failed": {"pass", "fail"},
     "host": {"skip"},
     "usage": {"error"},

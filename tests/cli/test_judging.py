@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,10 +35,12 @@ def _trial(pager: str, number: int, rate: float, **changes: Any) -> TrialResult:
     return TrialResult(**(fields | changes))
 
 
-def _result(seed: int = 1, rounds: int = 10, *, host: Any = HOST, **slower: float) -> Result:
+def _result(
+    seed: int = 1, rounds: int = 10, *, host: Any = HOST, noise: float = 0.02, **slower: float
+) -> Result:
     draw = random.Random(seed)
     trials = [
-        _trial(pager, number, rate * draw.lognormvariate(0, 0.02) / slower.get(pager, 1))
+        _trial(pager, number, rate * draw.lognormvariate(0, noise) / slower.get(pager, 1))
         for number in range(1, rounds + 1)
         for pager, rate in RATES.items()
     ]
@@ -126,7 +129,38 @@ def test_a_regression_is_red_first_and_exit_code_1(kvmpc, keep, lab1):
     assert finished.code == 1
     assert finished.stderr == ""
     assert finished.stdout.splitlines()[2].split()[:3] == ["WORSE", "uffd", "rate"]
-    assert "REGRESSION: 2 worse, 7 same." in finished.told
+    assert "REGRESSION: 2 worse, 1 unsure, 6 same." in finished.told
+
+
+def test_noise_is_not_taken_for_the_same_but_for_exit_code_5(kvmpc, keep, lab1):
+    noisy = _result(2, noise=0.4)
+    finished = kvmpc("check", keep("new", noisy), "--against", lab1)
+    assert finished.code == 5, finished.stdout
+    assert finished.stdout.splitlines()[2].split()[0] == "unsure"
+    assert re.search(r"UNSURE: \d unsure.* Measure more rounds", finished.told)
+    # What was noisy before cannot tell either, not even that nothing changed.
+    again = kvmpc("check", "new.json", "--against", "./new.json")
+    assert again.code == 5
+    rows = json.loads(kvmpc("check", "new.json", "--against", lab1, "--format", "json").stdout)
+    assert rows["status"] == "unsure"
+    assert not {row["verdict"] for row in rows["rows"]} & {"worse", "same"}
+    assert all(abs(row["sees"]) > row["limit"] for row in rows["rows"])
+
+
+def test_a_regression_beside_what_is_unsure_is_a_regression(kvmpc, keep, lab1):
+    trials = _result(2, noise=0.2).trials, _result(2, uffd=1.3).trials
+    mixed = [t if t.pager == "none" else s for t, s in zip(*trials, strict=True)]
+    new = keep("new", replace(_result(2), trials=tuple(mixed)))
+    finished = kvmpc("check", new, "--against", lab1)
+    assert finished.code == 1
+    assert "unsure" in finished.told
+    assert "REGRESSION: 3 worse" in finished.told
+
+
+def test_what_alpha_holds_for_is_said_below_the_table(kvmpc, keep, lab1):
+    told = kvmpc("check", keep("new", _result(2)), "--against", lab1, "--alpha", "0.02").told
+    assert "a check of 9 tests like this one turns red with a probability of at most 0.02" in told
+    assert "What shifts from one run to the next" in told
 
 
 def test_an_improvement_is_told_and_not_red(kvmpc, keep, lab1):
@@ -170,7 +204,8 @@ def test_several_runs_on_each_side_are_compared_as_runs(kvmpc, keep):
     assert kvmpc("baseline", "save", "runs", *old).code == 0
     fine = kvmpc("check", *same, "--against", "runs")
     assert fine.code == 0
-    assert "exact permutation of runs" in fine.told
+    assert "exact Mann-Whitney tests of runs" in fine.told
+    assert "compare several runs" not in fine.told
     against = [word for path in old for word in ("--against", path)]
     assert kvmpc("check", *slower, *against).code == 1
 

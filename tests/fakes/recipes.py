@@ -21,9 +21,9 @@ __all__ = ["CASES", "STAND_IN", "Lab", "recipe"]
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
-CASES = ("same", "slower", "failed", "host", "usage", "killed", "killed-check")
-"""What may come of a recipe: what was measured is the same, is slower, has a trial that failed;
-this host cannot; the command is wrong; `compare`, or `check`, is killed."""
+CASES = ("same", "slower", "noisy", "failed", "host", "usage", "killed", "killed-check")
+"""What may come of a recipe: what was measured is the same, is slower, is too noisy to tell, has a
+trial that failed; this host cannot; the command is wrong; `compare`, or `check`, is killed."""
 
 STAND_IN = f"""#!{sys.executable}
 import os, signal, sys
@@ -58,11 +58,13 @@ def recipe(name: str) -> str:
     return found[1]
 
 
-def made_up(*, slower: float = 1.0, failed: bool = False, finished: bool = True) -> Result:
+def made_up(
+    *, slower: float = 1.0, noisy: bool = False, failed: bool = False, finished: bool = True
+) -> Result:
     """Return a result of three pagers, ten rounds each."""
     rates = {"none": 4e5, "uffd": 1e5 / slower, "exit": 2e5}
     trials = [
-        fake_trial(name, number, rate * (1 + number / 1000))
+        fake_trial(name, number, rate * (1 + number / (20 if noisy and name == "uffd" else 1000)))
         for number in range(1, 11)
         for name, rate in rates.items()
     ]
@@ -84,6 +86,7 @@ class Lab:
             "before": made_up(),
             "same": made_up(),
             "slower": made_up(slower=1.3),
+            "noisy": made_up(slower=1.3, noisy=True),
             "failed": made_up(failed=True),
             "unfinished": made_up(finished=False),
         }

@@ -13,7 +13,13 @@ from kvmpc.result.records import Result
 Make = Callable[..., Any]
 
 PAGERS = ("none", "uffd", "exit")
-RATES = {"none": 400_000.0, "uffd": 100_000.0, "exit": 150_000.0}
+RATES = {
+    "none": 400_000.0,
+    "uffd": 100_000.0,
+    "exit": 150_000.0,
+    "uffd,uffds=per-vcpu": 120_000.0,
+    "exit,uffds=per-vcpu": 160_000.0,
+}
 
 
 @pytest.fixture

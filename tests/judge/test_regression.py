@@ -11,7 +11,8 @@ import pytest
 
 from kvmpc.errors import MismatchError
 from kvmpc.judge.criteria import Criteria
-from kvmpc.judge.regression import Check, FailedNow, Status, check
+from kvmpc.judge.regression import Check, check
+from kvmpc.judge.verdicts import FailedNow, Status
 from kvmpc.result.records import Result
 
 Make = Callable[..., Any]
@@ -105,15 +106,22 @@ def test_runs_that_drift_are_judged_by_run(make_run: Make) -> None:
 
 def test_red_rows_come_first_and_say_how_much(make_run: Make) -> None:
     draw = Random(1)
-    found = check([make_run(draw)], [make_run(draw, slower={"exit": 1.25, "uffd": 0.8})])
+    found = check(
+        [make_run(draw, noise=0.02)],
+        [make_run(draw, noise=0.02, slower={"exit": 1.25, "uffd": 0.8})],
+    )
     assert [verdict.status for verdict in found.verdicts][:3] == [Status.WORSE] * 3
     worse = _of(found, "exit")
     numbers = worse.numbers
     assert numbers.change == pytest.approx(-0.2, abs=0.03)
     assert numbers.change_low < numbers.change < numbers.change_high
-    assert numbers.p < worse.adjusted <= 0.01
+    assert numbers.p_worse < worse.adjusted_worse <= 0.01
+    assert numbers.p_better > 0.99
     assert (numbers.baseline_n, numbers.new_n) == (10, 10)
-    assert _of(found, "uffd").status == Status.BETTER
+    better = _of(found, "uffd")
+    assert better.status == Status.BETTER
+    assert better.numbers.p_better < better.adjusted_better <= 0.01
+    assert better.numbers.p_worse > 0.99
     assert _of(found, "none").status == Status.SAME
     assert _of(found, "exit", "p99").numbers.change > 0.2
 
@@ -122,12 +130,116 @@ def test_a_change_within_its_limit_is_not_red_however_sure(make_run: Make) -> No
     draw = Random(2)
     old, new = make_run(draw, noise=0.002), make_run(draw, noise=0.002, slower={"uffd": 1.04})
     found = check([old], [new])
-    assert _of(found, "uffd").adjusted < 0.01
+    assert _of(found, "uffd").adjusted_worse < 0.01
     assert _of(found, "uffd").status == Status.SAME
     assert ("uffd", "rate") in _red(check([old], [new], Criteria(limits={"rate": 0.03})))
     assert ("uffd", "rate") not in _red(
         check([old], [new], Criteria(limits={"rate": 0.03}, alphas={"rate": 1e-6}))
     )
+
+
+def _exact(make_run: Make, **slower: float) -> Result:
+    """Return a run whose rounds differ by a thousandth each, in all metrics."""
+    run = make_run(Random(1), noise=0.0, slower=slower)
+    return replace(
+        run,
+        trials=tuple(
+            replace(t, metrics={k: v * (1 + t.round / 1000) for k, v in t.metrics.items()})
+            for t in run.trials
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("slower", "status"),
+    [
+        (1.0, Status.SAME),
+        (1.04, Status.SAME),  # surely slower, and surely by less than is tolerated
+        (0.97, Status.SAME),
+        (1.2, Status.WORSE),
+        (0.8, Status.BETTER),
+    ],
+)
+def test_without_noise_a_verdict_is_what_the_limit_says(
+    make_run: Make, slower: float, status: Status
+) -> None:
+    found = check([_exact(make_run)], [_exact(make_run, uffd=slower)])
+    assert _of(found, "uffd").status is status
+    assert _of(found, "exit").status is Status.SAME
+    expected = {Status.WORSE: Status.WORSE}.get(status)
+    assert found.status is expected
+
+
+def _states(numbers: Any, limit: float, better: int) -> set[Status]:
+    """Return what an interval allows to be said at all."""
+    low, high = sorted(better * end for end in (numbers.change_low, numbers.change_high))
+    allowed = {Status.UNSURE}
+    allowed |= {Status.WORSE} if high < 0 and better * numbers.change < -limit else set()
+    allowed |= {Status.BETTER} if low > 0 and better * numbers.change > limit else set()
+    return allowed | ({Status.SAME} if -limit <= low and high <= limit else set())
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.5])
+def test_no_verdict_contradicts_the_interval_beside_it(make_run: Make, alpha: float) -> None:
+    draw = Random(12)
+    seen = set()
+    for noise in (0.01, 0.03, 0.1):
+        for uffd in (0.7, 0.9, 1.0, 1.06, 1.15, 1.5):
+            sides = [
+                make_run(draw, noise=noise),
+                make_run(draw, noise=noise, slower={"uffd": uffd}),
+            ]
+            found = check([sides[0]], [sides[1]], Criteria(alpha=alpha))
+            for verdict in found.verdicts:
+                numbers: Any = verdict.numbers  # type: ignore[union-attr]
+                better = 1 if verdict.metric == "rate" else -1
+                assert numbers.change_low <= numbers.change <= numbers.change_high
+                assert verdict.status in _states(numbers, verdict.limit, better)  # type: ignore[union-attr]
+                seen.add(verdict.status)
+            statuses = {verdict.status for verdict in found.verdicts}
+            whole = Status.WORSE if Status.WORSE in statuses else None
+            assert found.status is (whole or (Status.UNSURE if Status.UNSURE in statuses else None))
+    assert seen == {Status.WORSE, Status.BETTER, Status.SAME, Status.UNSURE}
+
+
+def test_noise_that_hides_a_large_change_is_unsure_and_says_how_blind_it_is(make_run: Make) -> None:
+    draw = Random(14)
+    found = check([make_run(draw, noise=0.3)], [make_run(draw, noise=0.3, slower={"uffd": 1.2})])
+    verdict = _of(found, "uffd")
+    assert verdict.status is found.status is Status.UNSURE
+    assert verdict.numbers.change_low < -0.05
+    # A rate falls, a time rises; less than was there could not have been seen.
+    assert -1 < verdict.numbers.sees < -0.2
+    assert _of(found, "uffd", "cpu").numbers.sees > 0.2
+
+
+def test_what_a_row_sees_is_never_less_than_its_limit(make_run: Make) -> None:
+    found = check([_exact(make_run)], [_exact(make_run)])
+    for verdict in found.verdicts:
+        numbers: Any = verdict.numbers  # type: ignore[union-attr]
+        assert abs(numbers.sees) > verdict.limit  # type: ignore[union-attr]
+    blind = check([_exact(make_run)], [_exact(make_run)], Criteria(limits={"rate": 1.5}))
+    assert _of(blind, "uffd").numbers.sees is None, "no rate falls by 150 %"
+    assert _of(blind, "uffd").status is Status.SAME
+
+
+def test_a_p99_is_no_surer_than_its_histogram_is_fine(make_run: Make) -> None:
+    # All in one bucket: what the rounding hides belongs to the interval.
+    found = check([make_run(Random(1), noise=0.0)], [make_run(Random(1), noise=0.0)])
+    p99 = _of(found, "uffd", "p99").numbers
+    assert (p99.change_low, p99.change_high) == pytest.approx((-0.0597, 0.0635), abs=1e-3)
+    rate = _of(found, "uffd").numbers
+    assert (rate.change_low, rate.change, rate.change_high) == pytest.approx((0, 0, 0))
+
+
+@pytest.mark.parametrize("rate", [1e-300, 1e300])
+def test_absurd_numbers_are_judged(make_run: Make, rate: float) -> None:
+    new = make_run(Random(1))
+    odd = replace(
+        new, trials=tuple(replace(t, metrics=dict.fromkeys(t.metrics, rate)) for t in new.trials)
+    )
+    assert check([make_run(Random(2))], [odd]).status is Status.WORSE
+    assert check([odd], [make_run(Random(2))]).status is Status.WORSE
 
 
 def test_a_metric_that_is_off_is_not_judged(make_run: Make) -> None:
@@ -156,14 +268,30 @@ def test_rounds_that_could_never_turn_red_are_refused_with_the_number_needed(
     check([make_run(draw, rounds=6)], [make_run(draw, rounds=6)])
 
 
+def test_the_number_needed_is_that_of_the_rows_there_are(make_run: Make) -> None:
+    # Five pagers by default: 15 tests, for which six on each side are too few.
+    draw = Random(1)
+    pagers = ("none", "uffd", "exit", "uffd,uffds=per-vcpu", "exit,uffds=per-vcpu")
+    for several in (False, True):
+
+        def side(n: int, several: bool = several) -> list[Result]:
+            rounds = [1] * n if several else [n]
+            return [make_run(draw, pagers=pagers, rounds=count) for count in rounds]
+
+        with pytest.raises(MismatchError, match=r"measure 7 (rounds|runs) or more on each side"):
+            check(side(6), side(6))
+        assert len(check(side(7), side(7)).verdicts) == 15
+
+
 def test_a_row_with_too_few_rounds_is_unjudged_beside_others(make_run: Make) -> None:
     draw = Random(1)
-    new = make_run(draw)
+    new = make_run(draw, noise=0.01)
     few = replace(new, trials=tuple(t for t in new.trials if t.pager != "exit" or t.round <= 2))
-    found = check([make_run(draw)], [few])
+    found = check([make_run(draw, noise=0.01)], [few])
     assert _of(found, "exit").status == Status.UNJUDGED
     assert "2 rounds against 10" in _of(found, "exit").reason
     assert _of(found, "uffd").status == Status.SAME
+    assert found.status is Status.UNSURE
 
 
 def test_one_run_against_several_asks_for_more_runs(make_run: Make) -> None:

@@ -262,6 +262,8 @@ def test_json_and_csv_of_a_check_hold_every_number(checked: Any) -> None:
     assert (document["schema"], document["status"]) == ("kvmpc-check", "worse")
     assert document["rows"][0]["verdict"] == "worse"
     assert document["rows"][0]["change"] == pytest.approx(-0.2, abs=0.001)
+    assert document["rows"][0]["p_worse"] < document["rows"][0]["adjusted_worse"] <= 0.01
+    assert document["rows"][0]["sees"] == pytest.approx(-0.06, abs=0.01)
     assert document["rows"][1]["change"] is None
     rows = _rows(format_check(checked, "csv"))
     assert [row["verdict"] for row in rows] == [row["verdict"] for row in document["rows"]]
