@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,23 +17,23 @@ DEFAULT_ALPHA: Final = 0.01
 
 @dataclass(frozen=True)
 class Judged:
-    """A metric that is judged: what it is called here, and the change that is tolerated.
-
-    rounding: by how much a shift of its logarithm may be off because values come rounded.
-    """
+    """A metric that is judged: what it is called here, and the change that is tolerated."""
 
     name: str
     metric: Metric
     limit: float
-    rounding: float = 0.0
+
+    @property
+    def rounding(self) -> float:
+        """By how much a shift of its logarithm may be off, since both sides are blurred."""
+        return 2 * self.metric.blur
 
 
 JUDGED: Final[Mapping[str, Judged]] = {
     judged.name: judged
     for judged in (
         Judged("rate", RATE, 0.05),
-        # The middle of a bucket that is up to 1/16 wide, on both sides.
-        Judged("p99", FAULT_P99, 0.15, rounding=2 * math.log1p(1 / 32)),
+        Judged("p99", FAULT_P99, 0.15),
         Judged("cpu", CPU, 0.05),
     )
 }
