@@ -80,18 +80,17 @@ def save(name: str, files: tuple[str, ...], force: bool) -> None:
 @baseline.command("list")
 def list_() -> None:
     """List what is kept."""
-    from tabulate import tabulate
-
     from kvmpc.result import baselines
-    from kvmpc.show.cells import clean
+    from kvmpc.show.cells import list_of
 
     kept = baselines.listed()
     rows = [
-        (each.name, each.saved, each.runs or "-", clean(each.problem or ", ".join(each.kernels)))
+        (each.name, each.saved, str(each.runs or "-"), each.problem or ", ".join(each.kernels))
         for each in kept
     ]
     if rows:
-        say(tabulate(rows, headers=("name", "saved", "runs", "kernel"), disable_numparse=True))
+        headers = ("name", "saved", "runs", "kernel")
+        say("\n".join(list_of(headers, rows, room_on(err=False))))
     else:
         say(f"none is kept in {baselines.folder()}; remedy: kvmpc baseline save", err=True)
 

@@ -127,11 +127,11 @@ def columns_of(stream: Stream) -> int:
 
 
 def room_on(*, err: bool) -> int:
-    """Return how many columns a text may have there: as `columns_of`, within reason."""
+    """Return how many columns a text may have there: as a terminal has, within reason."""
     from kvmpc.show.cells import MAX_COLUMNS
 
     stream = stderr if err else stdout
-    return min(MAX_COLUMNS, columns_of(stream))
+    return min(MAX_COLUMNS, columns_of(stream)) if stream.isatty() else MAX_COLUMNS
 
 
 def print_result(result: Result, *, err: bool, kind: str = "table") -> None:

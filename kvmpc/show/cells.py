@@ -5,6 +5,7 @@ Computes nothing but roundings. Text from a file of another host may not move th
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,18 +20,20 @@ __all__ = [
     "columns",
     "duration",
     "label_room",
+    "list_of",
     "number",
     "percent",
     "ratio",
     "row_name",
+    "stacked",
     "widths",
     "wrap_label",
 ]
 
 ABSENT: Final = "-"
 
-MAX_COLUMNS: Final = 99
-"""How wide a text may get where no terminal says less."""
+MAX_COLUMNS: Final = 80
+"""How wide a text may get where no terminal says less: as wide as mail and most terminals."""
 
 MIN_LABEL_COLUMNS: Final = 16
 """Holds fetch=pipelined."""
@@ -44,9 +47,12 @@ def columns(
     rows: the headers come first; a cell may have several lines. One with fewer cells than there are
         columns is a heading, of one cell, at which the rule does not look.
     align: ``l`` or ``r``, a letter a column.
-    room: how wide it may get, headings aside; what does not fit stands in further blocks, each
-        with the `lead` first columns again.
+    room: how wide it may get, headings aside. Where that is too narrow, what is in brackets stands
+        below what it belongs to; what does not fit then stands in further blocks, each with the
+        `lead` first columns again.
     """
+    if room is not None and label_room([row for row in rows if len(row) == len(align)], room) < -2:
+        rows = [stacked(row) if len(row) == len(align) else row for row in rows]
     wide = widths([row for row in rows if len(row) == len(align)])
     lines = [rows[0], ["-" * width for width in wide], *rows[1:]]
     if room is None:  # the first column makes room for headings, too
@@ -77,6 +83,14 @@ def columns(
     return said
 
 
+def list_of(headers: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> list[str]:
+    """Return rows of short cells whose last one may be long: it is wrapped to what is left."""
+    cells = [[clean(cell) for cell in row] for row in (headers, *rows)]
+    of_last = max(MIN_LABEL_COLUMNS, label_room([row[:-1] for row in cells], room))
+    body = [[*row[:-1], "\n".join(textwrap.wrap(row[-1], of_last))] for row in cells]
+    return columns(body, "l" * len(headers), room=room)
+
+
 def _blocks(wide: Sequence[int], lead: int, room: int | None) -> list[list[int]]:
     """Return which columns stand side by side: in as few blocks as fit, and those as even."""
 
@@ -101,6 +115,11 @@ def widths(rows: Sequence[Sequence[str]]) -> list[int]:
         max(len(line) for cell in column for line in cell.split("\n"))
         for column in zip(*rows, strict=True)
     ]
+
+
+def stacked(cells: Sequence[str]) -> list[str]:
+    """Return cells whose brackets stand below what is before them."""
+    return [cell.replace(" [", "\n[") for cell in cells]
 
 
 def row_name(point: str, label: str) -> str:

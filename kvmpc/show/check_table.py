@@ -1,6 +1,6 @@
 """A check as text: the table with the rows that turned red first, and what is needed to judge it.
 
-As wide as a terminal, at most 99 columns, and safe to print. The numbers are those of
+As wide as a terminal, at most 80 columns, and safe to print. The numbers are those of
 `kvmpc.judge.regression`.
 """
 

@@ -15,7 +15,7 @@ from kvmpc.units import format_ns
 
 __all__ = ["format_split"]
 
-_WIDTH = 98
+_WIDTH = 80
 _FAULT = {"p50": FAULT_P50, "p99": FAULT_P99}
 _HEADERS = ("pager", "", "fault", "noticed", "fetch", "install", "back", "install+back")
 

@@ -1,6 +1,6 @@
 """A result as text for a terminal: the table, and below it what is needed to judge the table.
 
-As wide as a terminal, at most 99 columns, whatever the result holds, and safe to print: text from a
+As wide as a terminal, at most 80 columns, whatever the result holds, and safe to print: text from a
 file of another host may not move the cursor. Computes nothing but roundings; the numbers are those
 of `kvmpc.judge`.
 """
@@ -23,6 +23,7 @@ from kvmpc.show.cells import (
     number,
     percent,
     ratio,
+    stacked,
     wrap_label,
 )
 from kvmpc.show.sentences import notes_of
@@ -77,22 +78,29 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
 
 def _table(points: Sequence[PointReading], room: int) -> list[str]:
-    def cells_of(*, with_spread: bool) -> list[list[str]]:
-        return [_cells(row, with_spread=with_spread) for at in points for row in at.rows]
-
-    cells = cells_of(with_spread=True)
-    if label_room([_HEADERS[1:], *cells], MAX_COLUMNS) < MIN_LABEL_COLUMNS:
-        cells = cells_of(with_spread=False)
-    of_label = max(MIN_LABEL_COLUMNS, label_room([_HEADERS[1:], *cells], room))
+    headers, cells = (
+        list(_HEADERS),
+        [_cells(row, with_spread=True) for at in points for row in at.rows],
+    )
+    if label_room([headers[1:], *cells], room) < MIN_LABEL_COLUMNS:
+        headers = [headers[0], *_merged(headers[1:])]
+        cells = [stacked(_merged(row)) for row in cells]
+    of_label = max(MIN_LABEL_COLUMNS, label_room([headers[1:], *cells], room))
     numbers = iter(cells)
     # One table, so that the columns of all points stand below each other; headings between.
-    rows: list[Sequence[str]] = [_HEADERS]
+    rows: list[Sequence[str]] = [headers]
     for at in points:
         if at.name:
             wrapped = textwrap.wrap(clean(at.name), room, subsequent_indent="  ")
             rows += [[""], ["\n".join(wrapped)]]
         rows += [[wrap_label(row.label, of_label), *next(numbers)] for row in at.rows]
-    return columns(rows, "l" + "r" * (len(_HEADERS) - 2) + "l", room=room)
+    return columns(rows, "l" + "r" * (len(headers) - 2) + "l", room=room)
+
+
+def _merged(cells: list[str]) -> list[str]:
+    """Return the cells right of a label, the same rate in its two units in one of them."""
+    rate, mib_rate, *others = cells
+    return [rate if rate == mib_rate else f"{rate}\n{mib_rate}", *others]
 
 
 def _cells(row: Row, *, with_spread: bool) -> list[str]:

@@ -55,9 +55,16 @@ class Finished:
         """Return the table's cells right of the pager `label`."""
         # Between the rule and the notes: these and the headers may begin with a pager's name.
         body = self.stdout.partition("\n---")[2].partition("\n\n")[0].splitlines()
-        rows = [line for line in body if line.split()[:1] == [label]]
-        assert len(rows) == 1, f"{len(rows)} rows of {label} in:\n{self.stdout}"
-        return rows[0].split()[1:]
+        rows: list[list[str]] = []
+        for line in body:
+            words = line.split()
+            if not line.startswith(" "):
+                rows.append(words)
+            elif line[1] != " ":  # the label goes on, after a comma
+                rows[-1][0] += words[0]
+        found = [cells for first, *cells in rows if first == label]
+        assert len(found) == 1, f"{len(found)} rows of {label} in:\n{self.stdout}"
+        return found[0]
 
 
 class Process:

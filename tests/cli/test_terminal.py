@@ -106,7 +106,17 @@ def test_a_table_fits_the_terminal_and_loses_no_cell(kvmpc, terminal, arguments,
         assert cell in cells, cell
 
 
-@pytest.mark.parametrize("columns", [99, 200])
+@pytest.mark.parametrize("columns", [50, 60, 80])
+def test_warnings_and_lists_fit_the_terminal(kvmpc, terminal, columns):
+    result = str(RECORDED / "after.json")
+    kvmpc("baseline", "save", "lab-6.12", result, result)
+    for arguments in (("show", result), ("check", result, "--against", result),
+                      ("baseline", "list")):  # fmt: skip
+        shown = _on(terminal(columns), kvmpc, *arguments).splitlines()
+        assert max(map(len, shown)) <= columns, arguments
+
+
+@pytest.mark.parametrize("columns", [80, 200])
 def test_a_terminal_with_room_shows_what_a_file_gets(kvmpc, terminal, columns):
     arguments = ("show", str(RECORDED / "after.json"))
     shown = _on(terminal(columns), kvmpc, *arguments)

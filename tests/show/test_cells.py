@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvmpc.show.cells import ABSENT, columns, duration, number, percent, wrap_label
+from kvmpc.show.cells import ABSENT, columns, duration, list_of, number, percent, wrap_label
 
 
 def test_cells_stand_below_each_other_and_a_rule_below_the_headers() -> None:
@@ -22,6 +22,19 @@ def test_a_heading_takes_its_place_and_the_rule_does_not_look_at_it() -> None:
         "vcpus=160",
         "x          1",
     ]
+
+
+def test_what_is_in_brackets_stands_below_where_there_is_no_room() -> None:
+    rows = [["pager", "ratio"], ["a", "1.00 [0.90-1.10]"]]
+    assert columns(rows, "lr", room=23)[-1] == "a      1.00 [0.90-1.10]"
+    assert columns(rows, "lr", room=22)[-1] == "a             1.00\n       [0.90-1.10]"
+
+
+def test_a_list_wraps_its_last_cell_to_what_is_left() -> None:
+    lines = list_of(("name", "kernel"), [("lab1", "6.1.0, 6.12.0, 6.18.0-rc1\x1b[2J")], 24)
+    assert "\n".join(lines).splitlines() == [
+        "name  kernel", "----  --------------", "lab1  6.1.0, 6.12.0,", "      6.18.0-rc1?[2J",
+    ]  # fmt: skip
 
 
 def test_numbers_are_rounded_with_their_units() -> None:
