@@ -69,7 +69,9 @@ def charts_of(panel: Panel) -> list[Chart]:
 
 def leaders(panel: Panel) -> set[str]:
     """Return the pagers that the page says are the fastest, or have the highest rate, somewhere."""
-    return {answer.best.spec for point in panel.points if (answer := answer_of(point, 1)) is not None}
+    return {
+        answer.best.spec for point in panel.points if (answer := answer_of(point, 1)) is not None
+    }
 
 
 def readers_families(pagers: Mapping[str, str]) -> dict[str, dict[int, str]]:
