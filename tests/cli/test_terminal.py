@@ -109,10 +109,11 @@ def test_a_table_fits_the_terminal_and_loses_no_cell(kvmpc, terminal, arguments,
 @pytest.mark.parametrize("columns", [50, 60, 80])
 def test_warnings_and_lists_fit_the_terminal(kvmpc, terminal, columns):
     result = str(RECORDED / "after.json")
-    kvmpc("baseline", "save", "lab-6.12", result, result)
+    store = {"KVMPC_BASELINES": str(kvmpc.folder / "kept")}
+    assert kvmpc("baseline", "save", "lab-6.12", result, result, env=store).code == 0
     for arguments in (("show", result), ("check", result, "--against", result),
                       ("baseline", "list")):  # fmt: skip
-        shown = _on(terminal(columns), kvmpc, *arguments).splitlines()
+        shown = _on(terminal(columns), kvmpc, *arguments, env=store).splitlines()
         assert max(map(len, shown)) <= columns, arguments
 
 
