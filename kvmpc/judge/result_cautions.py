@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from kvmpc.caution import Caution
+from kvmpc.judge.intervals import FEWEST_FOR_INTERVAL
 from kvmpc.judge.resampling import permutation_p
 from kvmpc.judge.rows import usable_trials, values_of
 from kvmpc.judge.summary import median
@@ -39,7 +40,7 @@ def cautions_of_run(result: Result) -> Iterator[Caution]:
             "few-rounds",
             f"{'a single round' if rounds == 1 else f'{rounds} rounds'} cannot show how steady "
             "the numbers are",
-            f"--rounds {FEWEST_ROUNDS} or more",
+            f"--rounds {FEWEST_FOR_INTERVAL} or more",
         )
 
 

@@ -82,7 +82,7 @@ def _row_test(point_name: str, row: Row) -> Case:
         return Case(name, Said.FAIL, why)
     parts = [f"{number(row.pages_per_s)} pages/s"]
     if row.ratio is not None:
-        parts.append(f"ratio {ratio(row.ratio, with_spread=True)}")
+        parts.append(f"ratio {ratio(row.ratio, with_spread=True, alone=True)}")
     parts += [f"{row.ok_trials} rounds", f"verified {row.outcome}"]
     said = Said.FAIL if row.outcome is Outcome.NO else Said.PASS
     return Case(name, said, ", ".join(parts))

@@ -119,7 +119,7 @@ def widths(rows: Sequence[Sequence[str]]) -> list[int]:
 
 def stacked(cells: Sequence[str]) -> list[str]:
     """Return cells whose brackets stand below what is before them."""
-    return [cell.replace(" [", "\n[") for cell in cells]
+    return [cell.replace(" [", "\n[").replace(" (", "\n(") for cell in cells]
 
 
 def row_name(point: str, label: str) -> str:
@@ -154,13 +154,19 @@ def number(value: float | None) -> str:
     return f"{rounded:,.0f}" if rounded >= 1000 else f"{rounded:.4g}"
 
 
-def ratio(found: Summary | None, *, with_spread: bool) -> str:
-    """Return a median with its interval in brackets, where there are several values."""
+def ratio(found: Summary | None, *, with_spread: bool, alone: bool = False) -> str:
+    """Return a median with its interval in brackets, or its range in parentheses.
+
+    Without them where there is one value. alone: whether no note below says what they are.
+    """
     if found is None:
         return ABSENT
     if found.n == 1 or not with_spread:
         return _three_digits(found.median)
-    return f"{_three_digits(found.median)} [{_three_digits(found.low)}-{_three_digits(found.high)}]"
+    ends = f"{_three_digits(found.low)}-{_three_digits(found.high)}"
+    if found.is_range:
+        return f"{_three_digits(found.median)} ({'range ' * alone}{ends})"
+    return f"{_three_digits(found.median)} [{ends}]"
 
 
 def _three_digits(value: float) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from kvmpc.caution import HOST
-from kvmpc.judge.intervals import CONFIDENCE
+from kvmpc.judge.intervals import CONFIDENCE, FEWEST_FOR_INTERVAL
 from kvmpc.judge.reading import PointReading, Reading
 from kvmpc.judge.rows import Row
 from kvmpc.judge.told import Told, of_run
@@ -140,14 +140,16 @@ def _lacks(row: Row) -> str:
 
 
 def _spread_note(rows: Sequence[Row]) -> str:
-    """Say what stands in the brackets behind a median, and of how many rounds it comes."""
+    """Say what stands behind a median, and of how many rounds it comes."""
     ratios = [row.ratio for row in rows if row.ratio is not None]
     rounds = max((ratio.n for ratio in ratios), default=0)
     if rounds < 2:
         return "one round"
     if all(ratio.is_range for ratio in ratios):
-        return f"median [range of the {rounds} rounds, too few for an interval]"
-    return f"median [{CONFIDENCE:.0%} interval] of {rounds} rounds"
+        return f"median (range of the {rounds} rounds, too few for an interval)"
+    ranges = any(ratio.is_range and ratio.n > 1 for ratio in ratios)
+    fewer = ", or (range) of fewer than " + str(FEWEST_FOR_INTERVAL) if ranges else ""
+    return f"median [{CONFIDENCE:.0%} interval] of {rounds} rounds{fewer}"
 
 
 def _work(result: Result, points: Sequence[PointReading]) -> str:

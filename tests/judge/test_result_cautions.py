@@ -36,7 +36,7 @@ def test_too_few_rounds_are_said_with_a_remedy(
     )
     assert caution.code == "few-rounds"
     assert caution.text.startswith(told)
-    assert "--rounds 3" in caution.caution.remedy
+    assert "--rounds 6" in caution.caution.remedy
 
 
 def test_a_run_that_is_not_finished_is_not_told_to_have_few_rounds(

@@ -141,7 +141,7 @@ def test_ktap_has_a_test_for_each_pager_at_each_point(swept: Any) -> None:
         ("ok", "vcpus=160: exit(sigbus)", "not enough memory"),
     ]
     assert "# vcpus=160: uffd: 1 of 4 trials failed: wrong ? tag?[2J" in text.splitlines()
-    assert "# vcpus=2: uffd: 200,000 pages/s, ratio 1.00 [1.00-1.00], 3 rounds" in text
+    assert "# vcpus=2: uffd: 200,000 pages/s, ratio 1.00 (range 1.00-1.00), 3 rounds" in text
 
 
 def test_ktap_calls_a_row_that_was_not_verified_not_ok(make_result: Make, make_trial: Make) -> None:

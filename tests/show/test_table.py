@@ -44,12 +44,27 @@ def compared(make_result: Make, make_trial: Make) -> Any:
 def test_a_row_shows_rounded_numbers_in_their_columns(compared: Any) -> None:
     cells = [cell.strip() for cell in _cells(format_table(read(compared), 99), "uffd  ")]
     assert cells == [
-        "uffd", "106,200", "414.7", "1.00 [1.00-1.00]", "26.5%", "12.3 us", "1 ms", "2.5", "yes",
+        "uffd", "106,200", "414.7", "1.00 (1.00-1.00)", "26.5%", "12.3 us", "1 ms", "2.5", "yes",
     ]  # fmt: skip
 
 
-def test_a_ratio_shows_its_spread_over_rounds(compared: Any) -> None:
-    assert "1.36 [1.30-1.42]" in format_table(read(compared), 99)
+def test_a_ratio_shows_its_range_over_few_rounds_and_the_note_calls_it_one(compared: Any) -> None:
+    text = " ".join(format_table(read(compared), 99).split())
+    assert "1.36 (1.30-1.42)" in text
+    assert "median (range of the 2 rounds, too few for an interval)." in text
+    assert "[" not in text
+
+
+def test_from_six_rounds_on_a_ratio_shows_its_interval(make_result: Make, make_trial: Make) -> None:
+    trials = [make_trial("uffd", number) for number in range(1, 10)]
+    trials += [make_trial("exit", number, 1000.0 * number) for number in range(1, 10)]
+    text = format_table(read(make_result(*trials)), 99)
+    assert "5.00 [2.00-8.00]" in text
+    assert "median [95% interval] of 9 rounds." in text
+    few = [trial for trial in trials if trial.pager == "uffd" or trial.round < 6]
+    text = " ".join(format_table(read(make_result(*few)), 99).split())
+    assert "3.00 (1.00-5.00)" in text
+    assert "median [95% interval] of 9 rounds, or (range) of fewer than 6." in text
 
 
 def test_at_80_columns_the_spread_and_the_other_unit_stand_below(compared: Any) -> None:
@@ -58,7 +73,7 @@ def test_at_80_columns_the_spread_and_the_other_unit_stand_below(compared: Any) 
     assert lines[at].split() == [
         "uffd", "106,200", "1.00", "26.5%", "12.3", "us", "1", "ms", "2.5", "yes",
     ]  # fmt: skip
-    assert lines[at + 1].split() == ["414.7", "[1.00-1.00]"]
+    assert lines[at + 1].split() == ["414.7", "(1.00-1.00)"]
     assert sum(line.startswith("---") for line in lines) == 1
 
 
@@ -66,6 +81,7 @@ def test_a_single_round_shows_a_ratio_without_spread(make_result: Make, make_tri
     text = format_table(read(make_result(make_trial("uffd"), make_trial("exit", 1, 1500.0))))
     assert " 1.50 " in text
     assert "[1.50" not in text
+    assert "(1.50" not in text
 
 
 def test_the_reference_is_the_whole_of_its_share(compared: Any) -> None:
@@ -264,5 +280,5 @@ def test_numbers_of_a_large_host_keep_their_spread(make_result: Make, make_trial
         for at in (1, 2, 3)
         for name, rate in (("none", 12_345_678.0), ("uffd", 345_678.0), ("exit", 4_567_890.0))
     ]
-    assert "13.2 [13.2-13.2]" in format_table(read(make_result(*trials)), 99)
-    assert "[13.2-13.2]" in format_table(read(make_result(*trials)))
+    assert "13.2 (13.2-13.2)" in format_table(read(make_result(*trials)), 99)
+    assert "(13.2-13.2)" in format_table(read(make_result(*trials)))

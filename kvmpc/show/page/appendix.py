@@ -172,7 +172,7 @@ def notes(results: Sequence[tuple[str, Result]], shapes: Sequence[str]) -> str:
     named = {(trial.pager, trial.label) for _, result in results for trial in result.trials}
     providers = {pager_of_spelling(spec, label).provider for spec, label in named}
     verified = {trial.verified for _, result in results for trial in result.trials}
-    told = [_READ_ME, f"Intervals, in brackets: {text.INTERVAL}.", _ABSENT]
+    told = [_READ_ME, f"{text.INTERVAL}.", _ABSENT]
     if "sigbus" in providers:
         told.append(_SIGBUS)
     if "zeros" in verified:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from kvmpc.judge.intervals import CONFIDENCE, FEWEST_FOR_INTERVAL
+from kvmpc.judge.summary import Spread
 from kvmpc.show.page import text
 
 __all__ = [
@@ -42,13 +44,14 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Dot:
-    """A median at `x` with its interval, of `n` values."""
+    """A median at `x` of `n` values, from `low` to `high`, which are what `spread` says."""
 
     x: float
     y: float
     low: float
     high: float
     n: int = 1
+    spread: Spread = Spread.RANGE
 
     @classmethod
     def exact(cls, x: float, y: float) -> Dot:
@@ -97,15 +100,21 @@ class _Head:
     def _spoken_line(self, line: ChartLine) -> str:
         return line.label
 
-    def _with_interval(self, dot: Dot) -> tuple[str, str]:
-        """Return a value and its interval, "" where there is none."""
+    @property
+    def bars(self) -> str:
+        """What the bars of its dots are, in a sentence; "" where it has none, or its note says."""
+        return ""
+
+    def _with_ends(self, dot: Dot) -> tuple[str, str]:
+        """Return a value and its ends, "" where there are none."""
         known = dot.n > 1 or dot.low < dot.high
-        return self.y.spell(dot.y), text.span(dot.low, dot.high, self.y.spell) if known else ""
+        ends = text.ends(dot.low, dot.high, dot.spread, self.y.spell) if known else ""
+        return self.y.spell(dot.y), ends
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinesChart(_Head):
-    """A few measured dots with intervals a line, against `x`. one: whether 1 is marked.
+    """A few measured dots with bars a line, against `x`. one: whether 1 is marked.
 
     marks: values of x at which something is known to be, and what; no value of y goes with them.
     """
@@ -115,6 +124,11 @@ class LinesChart(_Head):
     marks: tuple[tuple[float, str], ...] = ()
 
     @property
+    def bars(self) -> str:
+        """What the bars of its dots are."""
+        return _bars(self.lines)
+
+    @property
     def table(self) -> Table:
         """A row for each line, a column for each x."""
         xs = sorted({dot.x for line in self.lines for dot in line.dots})
@@ -122,7 +136,7 @@ class LinesChart(_Head):
         for line in self.lines:
             dots = {dot.x: dot for dot in line.dots}
             cells = [
-                "\n".join(self._with_interval(dots[x])).strip() if x in dots else text.ABSENT
+                "\n".join(self._with_ends(dots[x])).strip() if x in dots else text.ABSENT
                 for x in xs
             ]
             rows.append((line.label, *cells))
@@ -144,20 +158,30 @@ class LinesChart(_Head):
 class RowsChart(_Head):
     """One dot a line, each on a row of its own. one: whether 1 is marked.
 
-    spread, counted: what the table calls a dot's ends, and what it is of n of.
+    counted: what the table calls what a dot is of n of.
     """
 
     one: bool = False
-    spread: str = "interval"
     counted: str = "rounds"
+
+    @property
+    def bars(self) -> str:
+        """What the bars of its dots are."""
+        return _bars(self.lines)
 
     @property
     def table(self) -> Table:
         """A row for each line."""
+        spreads = _spreads(self.lines)
         return Table(
-            headers=("pager", self.y.label, self.spread, self.counted),
+            headers=(
+                "pager",
+                self.y.label,
+                spreads.pop() if len(spreads) == 1 else "spread",
+                self.counted,
+            ),
             rows=tuple(
-                (line.label, *self._with_interval(line.dots[0]), f"{line.dots[0].n:,}")
+                (line.label, *self._with_ends(line.dots[0]), f"{line.dots[0].n:,}")
                 for line in self.lines
             ),
         )
@@ -202,6 +226,23 @@ class StackChart(_Head):
 
 
 Chart = LinesChart | RowsChart | CurvesChart | SpansChart | PartsChart | StackChart
+
+
+def _spreads(lines: Sequence[ChartLine]) -> set[Spread]:
+    """Return what the bars of several dots are; empty where none of them has any."""
+    return {dot.spread for line in lines for dot in line.dots if dot.n > 1 or dot.low < dot.high}
+
+
+def _bars(lines: Sequence[ChartLine]) -> str:
+    spreads = _spreads(lines)
+    few = f"fewer than {FEWEST_FOR_INTERVAL} rounds, too few for an interval"
+    if spreads == {Spread.INTERVAL}:
+        return f"Bars are {CONFIDENCE:.0%} intervals."
+    if spreads == {Spread.RANGE}:
+        return f"Bars are ranges: {few}."
+    if spreads == {Spread.INTERVAL, Spread.RANGE}:
+        return f"Bars are {CONFIDENCE:.0%} intervals, or the range of {few}."
+    return ""
 
 
 def far_apart(lines: Sequence[ChartLine]) -> bool:

@@ -232,7 +232,7 @@ def _figure(chart: Chart, looks: Mapping[str, Look], name: str) -> str:
     name = re.sub(r"[^A-Za-z0-9-]", "-", name)
     return (
         f'<figure id="{name}" class="chart">\n<figcaption>{esc(chart.title)}</figcaption>\n'
-        f"{paragraph(chart.note, 'note')}"
+        f"{paragraph(f'{chart.note} {chart.bars}'.strip(), 'note')}"
         f'<div class="body">\n{draw(chart, looks, name)}\n'
         "<details open><summary>The numbers of this chart</summary>\n"
         f"{_table(chart.table, chart.title)}</details>\n</div>\n</figure>\n"

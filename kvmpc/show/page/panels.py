@@ -227,7 +227,10 @@ def panel_chart(
 
 def dot_of(x: float, summary: Summary) -> Dot:
     """Return a summary as a dot at `x`."""
-    return Dot(x=x, y=summary.median, low=summary.low, high=summary.high, n=summary.n)
+    return Dot(
+        x=x, y=summary.median, low=summary.low, high=summary.high, n=summary.n,
+        spread=summary.spread,
+    )  # fmt: skip
 
 
 def of_metric(name: str) -> SummaryOf:

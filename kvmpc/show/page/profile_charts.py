@@ -123,7 +123,10 @@ def _whole(profile: Profile | None) -> Dot | None:
     if profile is None:
         return None
     found = proportion(profile, sum(_shares(profile).values()))
-    return Dot(x=0, y=found.share, low=found.low, high=found.high, n=profile.samples)
+    return Dot(
+        x=0, y=found.share, low=found.low, high=found.high, n=profile.samples,
+        spread=Spread.INTERVAL,
+    )  # fmt: skip
 
 
 def _lock_lines(rows: list[Profile | None]) -> Iterator[ChartLine]:
@@ -156,7 +159,8 @@ def _cell(profile: Profile, share: float | None, between: str = "\n") -> str:
     if share is None or not profile.tells:
         return text.ABSENT
     found = proportion(profile, share)
-    return f"{percent(found.share)}{between}{text.span(found.low, found.high, percent)}"
+    ends = text.ends(found.low, found.high, Spread.INTERVAL, percent)
+    return f"{percent(found.share)}{between}{ends}"
 
 
 def percent(share: float) -> str:

@@ -34,7 +34,7 @@ __all__ = ["charts_of", "leaders", "readers_families"]
 
 _MOST_READER_LINES: Final = 6
 
-_INTERVAL: Final = "Dots are medians over rounds, bars their intervals."
+_INTERVAL: Final = "Dots are medians over rounds."
 
 
 def charts_of(panel: Panel) -> list[Chart]:
@@ -227,7 +227,7 @@ def _main(panel: Panel, pagers: Mapping[str, str], number: _Number) -> LinesChar
 def _of_samples(chart: LinesChart | RowsChart, short: str) -> LinesChart | RowsChart:
     """Return a chart of what was sampled; `short` says who has too few samples, if anybody has."""
     if isinstance(chart, RowsChart):
-        chart = replace(chart, spread="bounds", counted="samples")
+        chart = replace(chart, counted="samples")
     if short:
         chart = replace(chart, note=f"{chart.note} {short}", absent=f"Not in this result: {short}")
     return chart

@@ -34,7 +34,7 @@ def _number_cells(row: Row) -> tuple[str, ...]:
         row.label,
         text.number(row.pages_per_s),
         text.number(row.mib_per_s),
-        text.interval(row.ratio).replace(" [", "\n["),
+        text.interval(row.ratio).replace(" ", "\n", 1),
         text.percent(row.share_of_none),
         text.duration(row.fault_p50_ns),
         text.duration(row.fault_p99_ns),

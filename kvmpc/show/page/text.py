@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from kvmpc.judge.summary import Summary
+from kvmpc.judge.intervals import CONFIDENCE, FEWEST_FOR_INTERVAL
+from kvmpc.judge.summary import Spread, Summary
 from kvmpc.show.cells import ABSENT, clean, duration, number
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "INTERVAL",
     "clean",
     "duration",
+    "ends",
     "interval",
     "number",
     "percent",
@@ -26,8 +28,13 @@ __all__ = [
 ]
 
 INTERVAL: Final = (
-    "95 % bootstrap intervals of the median, the range where there are fewer than 6 rounds"
+    f"Behind a median, [a-b] is its {CONFIDENCE:.0%} interval, exact by order statistics: of "
+    "rounds that are alike and independent it holds the true median at least so often. Rounds of "
+    "one run have more in common with each other than with the next run: how far that one differs "
+    f"is in no interval. Fewer than {FEWEST_FOR_INTERVAL} rounds have none: there stands their "
+    "range, lowest to highest"
 )
+"""What stands behind a median."""
 
 
 def shortened(text: str, letters: int) -> str:
@@ -58,20 +65,28 @@ def percent(share: float | None) -> str:
 
 
 def span(low: float, high: float, spell: Callable[[float], str] = ratio) -> str:
-    """Return ``[1.49-1.94]``, with a unit that both ends have said once: ``[8.1-9.4 us]``."""
+    """Return ``1.49-1.94``, with a unit that both ends have said once: ``8.1-9.4 us``."""
     first, last = spell(low), spell(high)
     unit = re.search(r"[^\d.]*$", last)
     if unit and first.endswith(unit[0]) and first != unit[0]:
         first = first.removesuffix(unit[0])
-    return f"[{first}-{last}]"
+    return f"{first}-{last}"
+
+
+def ends(low: float, high: float, spread: Spread, spell: Callable[[float], str] = ratio) -> str:
+    """Return ``[1.49-1.94]`` of an interval; anything else says what it is: ``(range 1.5-1.9)``."""
+    shown = span(low, high, spell)
+    return f"[{shown}]" if spread is Spread.INTERVAL else f"({spread} {shown})"
 
 
 def interval(summary: Summary | None, spell: Callable[[float], str] = ratio) -> str:
-    """Return ``1.91 [1.49-1.94]``; one value alone has no interval."""
+    """Return a median with its `ends`: ``1.91 [1.49-1.94]``; one value alone has none."""
     if summary is None:
         return ABSENT
     middle = spell(summary.median)
-    return middle if summary.n < 2 else f"{middle} {span(summary.low, summary.high, spell)}"
+    if summary.n < 2:
+        return middle
+    return f"{middle} {ends(summary.low, summary.high, summary.spread, spell)}"
 
 
 def shell_line(command: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kvmpc.judge.summary import Spread
 from kvmpc.show.page import text
 from kvmpc.show.page.chart import (
     ChartLine,
@@ -35,21 +36,51 @@ def test_lines_have_a_column_for_each_x_and_a_cell_that_one_lacks_is_absent() ->
     )
     assert chart.table == Table(
         headers=("pages/s, by vCPUs", "1", "2", "8"),
-        rows=(("uffd", "100\n[90-110]", "-", "2k"), ("exit", "-", "50\n[50-50]", "-")),
+        rows=(("uffd", "100\n(range 90-110)", "-", "2k"), ("exit", "-", "50\n(range 50-50)", "-")),
     )
 
 
-def test_rows_have_value_interval_and_rounds_and_one_round_has_no_interval() -> None:
-    chart = RowsChart(
+def _rows(*dots: Dot) -> RowsChart:
+    lines = (_line(dot, label=label) for dot, label in zip(dots, ("uffd", "exit"), strict=True))
+    return RowsChart(
         key="ratio", title="Ratio", y=Scale(label="ratio of rates", spell=text.ratio),
-        lines=(_line(Dot(x=0, y=2, low=1.5, high=2.5, n=6)), _line(Dot.exact(0, 1), label="exit")),
-        absent="",
+        lines=tuple(lines), absent="",
     )  # fmt: skip
+
+
+def test_rows_have_value_interval_and_rounds_and_one_round_has_no_interval() -> None:
+    chart = _rows(Dot(x=0, y=2, low=1.5, high=2.5, n=6, spread=Spread.INTERVAL), Dot.exact(0, 1))
     assert chart.table == Table(
         headers=("pager", "ratio of rates", "interval", "rounds"),
         rows=(("uffd", "2.00", "[1.50-2.50]", "6"), ("exit", "1.00", "", "1")),
     )
     assert chart.spoken() == "Ratio, ratio of rates. uffd: 2.00; exit: 1.00."
+
+
+@pytest.mark.parametrize(
+    ("spreads", "header", "cells", "bars"),
+    [
+        (("interval", "interval"), "interval", ("[1.50-2.50]", "[1.50-2.50]"),
+         "Bars are 95% intervals."),
+        (("range", "range"), "range", ("(range 1.50-2.50)", "(range 1.50-2.50)"),
+         "Bars are ranges: fewer than 6 rounds, too few for an interval."),
+        (("interval", "range"), "spread", ("[1.50-2.50]", "(range 1.50-2.50)"),
+         "Bars are 95% intervals, or the range of fewer than 6 rounds, too few for an interval."),
+        (("bounds", "bounds"), "bounds", ("(bounds 1.50-2.50)", "(bounds 1.50-2.50)"), ""),
+    ],
+)  # fmt: skip
+def test_bars_are_called_what_they_are(
+    spreads: tuple[str, str], header: str, cells: tuple[str, str], bars: str
+) -> None:
+    dots = [Dot(x=0, y=2, low=1.5, high=2.5, n=3, spread=Spread(spread)) for spread in spreads]
+    chart = _rows(*dots)
+    assert chart.table.headers[2] == header
+    assert tuple(row[2] for row in chart.table.rows) == cells
+    assert chart.bars == _lines(_line(*dots)).bars == bars
+
+
+def test_dots_without_bars_say_nothing_of_bars() -> None:
+    assert _lines(_line(Dot.exact(0, 1))).bars == ""
 
 
 def test_in_words_a_line_is_told_by_its_ends() -> None:

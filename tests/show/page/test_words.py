@@ -9,6 +9,7 @@ import pytest
 
 from kvmpc.judge.answer import contests_of
 from kvmpc.judge.change import change_between
+from kvmpc.judge.summary import Spread, summarise
 from kvmpc.result.records import Result
 from kvmpc.show.page import text
 from kvmpc.show.page.panels import panels_of
@@ -149,7 +150,15 @@ def test_a_command_is_quoted_so_that_a_shell_reads_it_back() -> None:
 
 
 def test_an_interval_says_a_unit_once() -> None:
-    assert text.span(8100, 9400, text.duration) == "[8.1-9.4 us]"
-    assert text.span(810, 9400, text.duration) == "[810 ns-9.4 us]"
-    assert text.span(1200, 1300, text.short) == "[1.2-1.3k]"
-    assert text.span(1, 2) == "[1.00-2.00]"
+    assert text.span(8100, 9400, text.duration) == "8.1-9.4 us"
+    assert text.span(810, 9400, text.duration) == "810 ns-9.4 us"
+    assert text.span(1200, 1300, text.short) == "1.2-1.3k"
+    assert text.span(1, 2) == "1.00-2.00"
+
+
+def test_a_range_is_called_one_wherever_it_stands_and_an_interval_is_in_brackets() -> None:
+    few, enough = (summarise([1.5, 2.0, *[1.75] * n]) for n in (1, 4))
+    assert text.interval(few) == "1.75 (range 1.50-2.00)"
+    assert text.interval(enough) == "1.75 [1.50-2.00]"
+    assert text.interval(summarise([1.5])) == "1.50"
+    assert text.ends(1, 2, Spread.BOUNDS) == "(bounds 1.00-2.00)"
