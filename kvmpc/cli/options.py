@@ -73,6 +73,9 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Sample progress during the trial; always with --passes."),
         click.option("--split", is_flag=True,
                      help="Stamp each page: time to notice, fetch, install, go on."),
+        click.option("--verify", metavar="HOW", default="words", show_default=True,
+                     help="Of each page afterwards: words (tags, what the guest wrote) or page "
+                     "(every byte)."),
         click.option("--pin", is_flag=True,
                      help="One CPU each: vCPU i on the i-th of --cpus, readers in turn."),
         click.option("--cpus", metavar="LIST",

@@ -36,12 +36,16 @@ class Outcome(StrEnum):
     """What became of a pager; measured, it is how far its pages were verified."""
 
     YES = "yes"
+    WHOLE = "whole"
     ZEROS = "zeros"
     NO = "no"
     FAILED = "FAILED"
     BUSY = "busy"
     SKIPPED = "skipped"
     ABSENT = "-"
+
+
+_VERIFIED = (Outcome.YES, Outcome.WHOLE, Outcome.ZEROS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +108,7 @@ class Row:
             return Outcome.BUSY
         if not self.ok_trials:
             return Outcome.SKIPPED if self.skips else Outcome.ABSENT
-        return Outcome(self.verified) if self.verified in ("yes", "zeros") else Outcome.NO
+        return Outcome(self.verified) if self.verified in _VERIFIED else Outcome.NO
 
     @property
     def pages_per_s(self) -> float | None:

@@ -66,7 +66,7 @@ Where KVM reports a missing page without its address, vcpu.asm takes it from the
 
 WRITTEN_WORD: Final = 8
 """Where in a page the guest's first touch stores, with write access: byte offset. It holds no tag,
-and 0 when it comes; then the page's own gpa."""
+and 0 when it comes; then the page's own gpa. Behind it begins the page's body."""
 
 _LINE_BYTES = 128
 """Two cache lines: the adjacent-line prefetcher takes them in pairs."""
@@ -263,6 +263,8 @@ _PART_FIELDS = (
     F("run_stride", u64, "pages", "in", "from one run's first page to the next one's"),
     F("tag_multiplier", u64, "number", "in", "TagRule.multiplier"),
     F("tag_seed", u64, "number", "in", "TagRule.seed"),
+    F("body", u64, "word", "in", "what each word of a page's body holds"),
+    F("body_words", u64, "words", "in", "of the body, which ends before the last word; 0 = none"),
 )
 
 FILL_FIELDS = (F("stop", u64, "flag", "in", "1 = leave; set at any time"), *_PART_FIELDS)

@@ -21,6 +21,7 @@ from kvmpc.loops.steps import Steps
 from kvmpc.pagers.spec import Key
 from kvmpc.sources.choice import source_of
 from kvmpc.vm.bitmap import MissingBitmap
+from kvmpc.vm.contents import build_body
 from kvmpc.vm.memory import DATA_GPA, GuestMemory
 from kvmpc.work.layout import Layout
 from kvmpc.work.tags import TagRule, tag_rule
@@ -88,6 +89,7 @@ class Supply:
         record.data_hva = scene.memory.data_hva
         record.data_gpa = DATA_GPA
         record.staging = staging_hva
+        build_body(staging_hva, scene.work, scene.tags)
         record.tag_multiplier, record.tag_seed = scene.tags.multiplier, scene.tags.seed
         self.source.equip(record)
 

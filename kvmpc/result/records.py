@@ -115,7 +115,8 @@ class TrialResult:
     fetches: whether the pager fetches pages (``none`` does not).
     round: 0 = warm-up, then 1, 2, ...; `PROFILED` (-1) = profiled, and no part of any rate.
     status: ``ok`` or ``failed``; error: why it failed, None when it did not.
-    verified: ``yes``; ``zeros`` where pages can only hold zeros; None if nothing was verified.
+    verified: ``yes``; ``whole`` if every byte of each page was looked at; ``zeros`` where pages can
+        only hold zeros; None if nothing was verified.
     expected_pages: pages that had to be present afterwards; sparse: not every page was touched.
     elapsed_ns: gate-open to the last vCPU's last page; None if it never came.
     metrics: only what was measured; the unit ends the name (``pages_per_s``, ``fault_p50_ns``).

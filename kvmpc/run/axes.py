@@ -96,6 +96,7 @@ AXES: Final[Mapping[str, Option]] = {
     "passes": Option("passes", _count),
     "timeline": Option("timeline", _flag),
     "split": Option("split", _flag),
+    "verify": Option("verify", _text),
     "seed": Option("seed", _count),
     **{
         name: Option("placement", lambda value, _: value)

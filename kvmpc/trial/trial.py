@@ -163,7 +163,14 @@ def _verify(rig: Rig, interrupt: Interrupt) -> Finding:
     if rig.work.checked:
         # Every thread is out; a page that is lost just now must be zeros, not a SIGBUS or a hang.
         rig.supply.stop()
-        verify.verify_contents(rig.program, rig.memory, layout, rig.tags, interrupt.check)
+        verify.verify_contents(
+            rig.program,
+            rig.memory,
+            layout,
+            rig.tags,
+            interrupt.check,
+            stamped=rig.work.split and rig.pager.fetches,
+        )
     return verify.verified(rig.work, rig.tags)
 
 

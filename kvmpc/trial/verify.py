@@ -179,12 +179,16 @@ def verify_contents(
     layout: Layout,
     tags: TagRule,
     check: _Check = lambda: None,
+    *,
+    stamped: bool = False,
 ) -> None:
     """Every touched page still holds its tags, and the word that the guest wrote when it came.
 
     So a page that was lost after its vCPU had gone on, and filled again, is found: the second fill
     has the same tags, but not that word. With read access nobody writes to a page, the two fills
-    are the same to the last bit, and only the counts may tell of the second one.
+    are the same to the last bit, and only the counts may tell of the second one. Where the work
+    verifies the whole page, every byte of it is looked at, but for the stamps of a latency split
+    (`stamped`).
 
     To be called once `verify_presence` has passed and the userfaultfds are unregistered: pages are
     read where they are, so none may be missing, nor wait for anybody.
@@ -192,30 +196,36 @@ def verify_contents(
     """
     work = layout.work
     for first in range(0, work.total_pages, work.pages_per_part):
-        record = InspectRecord(**part_fields(memory, layout, tags, first))
+        record = InspectRecord(**part_fields(memory, layout, tags, first, stamped=stamped))
         record.written = ~0 if work.access == "write" else 0
         for end in range(_PIECE, work.touched_per_part + _PIECE, _PIECE):
             check()
             record.end = min(end, work.touched_per_part)
             if program.call("inspect", record) != Return.OK:
                 page = first + layout.page_of_index(record.index)
-                raise VerifyError(_difference(memory, work, tags, page))
+                raise VerifyError(_difference(memory, work, page, record))
 
 
-def _difference(memory: GuestMemory, work: Work, tags: TagRule, page: int) -> str:
-    """Return what page `page` holds that it should not. Raises: OSError, KernelError."""
-    gpa = DATA_GPA + page * work.unit_bytes
-    words = memoryview(syscalls.read_own_memory(memory.hva_of_page(page), work.unit_bytes))
-    wanted = {0: tags.tag(gpa), work.unit_bytes - 8: tags.last_word(gpa)}
-    wanted[WRITTEN_WORD] = gpa if work.access == "write" else 0
-    found = {offset: int.from_bytes(words[offset : offset + 8], "little") for offset in wanted}
-    wrong = [offset for offset, word in wanted.items() if found[offset] != word]
-    if wrong == [WRITTEN_WORD] and not found[WRITTEN_WORD]:
+def _difference(memory: GuestMemory, work: Work, page: int, record: InspectRecord) -> str:
+    """Return what page `page` holds, and `record` says it should not.
+
+    Raises: OSError, KernelError.
+    """
+    gpa, size = DATA_GPA + page * work.unit_bytes, work.unit_bytes
+    tags = TagRule(record.tag_multiplier, record.tag_seed)
+    words = memoryview(syscalls.read_own_memory(memory.hva_of_page(page), size)).cast("Q")
+    wanted = dict.fromkeys(range(size - 8 - 8 * record.body_words, size - 8, 8), record.body)
+    wanted |= {0: tags.tag(gpa), WRITTEN_WORD: gpa & record.written, size - 8: tags.last_word(gpa)}
+    wrong = [offset for offset, word in sorted(wanted.items()) if words[offset // 8] != word]
+    if wrong == [WRITTEN_WORD] and not words[WRITTEN_WORD // 8]:
         told = "its tags are right, but what the guest wrote is gone: it was filled a second time"
     else:
         told = "; ".join(
-            f"byte {offset}: {found[offset]:#018x}, not {wanted[offset]:#018x}" for offset in wrong
+            f"byte {offset}: {words[offset // 8]:#018x}, not {wanted[offset]:#018x}"
+            for offset in wrong[:3]
         )
+        if len(wrong) > 3:
+            told += f"; and {len(wrong) - 3} more words"
     return (
         f"page {page} (gpa {gpa:#x}) does not hold what it did when the guest looked: {told}; "
         f"{memory.presence.describe(page)}"
@@ -226,4 +236,6 @@ def verified(work: Work, tags: TagRule) -> Finding:
     """Return how far the pages of a trial are verified that has passed all checks."""
     if not work.checked:
         return Finding(verified="presence only")
-    return Finding(verified="zeros" if tags == ZERO else "yes")
+    if tags == ZERO:
+        return Finding(verified="zeros")
+    return Finding(verified="whole" if work.verify == "page" else "yes")

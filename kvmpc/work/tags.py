@@ -1,9 +1,12 @@
 """Where a missing page's bytes come from: a simulated sender whose every page is recognisable.
 
 A page carries a tag in its first and its last word, derived from its gpa and the trial's seed, so
-that a page that is missing, misplaced or stale cannot pass for the right one. The
-host's loops write tags and the guest compares them, by the macro ``tag`` of
-``guest/x86_64/rules.asm``; here is the same rule in Python, for reports and tests.
+that a page that is missing, misplaced or stale cannot pass for the right one. The host's loops
+write tags and the guest compares them, by the macro ``tag`` of ``guest/x86_64/rules.asm``; here is
+the same rule in Python, for reports and tests.
+
+The second word is the guest's (`WRITTEN_WORD` in kvmpc/loops/records.py). What lies between is
+zero, or where the whole page is verified the rule's seed in every word.
 """
 
 from __future__ import annotations

@@ -18,12 +18,14 @@ __all__ = [
     "MAX_PASSES",
     "MAX_VCPUS_DEFAULT",
     "ORDERS",
+    "VERIFIES",
     "Work",
     "default_mem_per_vcpu_bytes",
 ]
 
 ORDERS: Final = ("sequential", "scattered")
 ACCESSES: Final = ("write", "read")
+VERIFIES: Final = ("words", "page")
 MAX_PASSES: Final = 1_000_000
 MAX_VCPUS_DEFAULT: Final = 160
 """The talk's machine; more only when asked for."""
@@ -51,6 +53,8 @@ class Work:
         page is there, ``passes - 1`` times at the guest's full speed.
     timeline: whether progress is sampled; always with further passes.
     split: whether each page carries stamps that tell where its fault's time went.
+    verify: how much of each page is looked at when all is over: the ``words`` that carry its tags
+        and what the guest wrote, or the whole ``page``, which then comes with every byte known.
     placement: where threads and memory are, and how deep idle CPUs may sleep.
     timed, checked: whether the guest times each touch and compares the tags; off only to measure
         what they cost (``bench/guest_cost.py``); a trial without the checks says so.
@@ -67,6 +71,7 @@ class Work:
     passes: int = 1
     timeline: bool = False
     split: bool = False
+    verify: str = VERIFIES[0]
     placement: Placement = ANYWHERE
     timed: bool = True
     checked: bool = True
@@ -87,6 +92,8 @@ class Work:
             raise UsageError("--order", self.order, " or ".join(ORDERS))
         if self.access not in ACCESSES:
             raise UsageError("--access", self.access, " or ".join(ACCESSES))
+        if self.verify not in VERIFIES:
+            raise UsageError("--verify", self.verify, " or ".join(VERIFIES))
         if not 0 <= self.seed < 1 << 32:
             raise UsageError("--seed", self.seed, "0 to 4294967295")
         if not 0 <= self.fetch_delay_ns <= 10**10:

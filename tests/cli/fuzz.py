@@ -236,8 +236,8 @@ def result_case(draw: random.Random) -> Case:
 
 KEYS = (
     "vcpus", "mem_per_vcpu", "touch_pages", "order", "access", "overlap", "fetch_delay", "passes",
-    "timeline", "split", "seed", "pin", "cpus", "reader_cpus", "numa", "cpu_latency", "rounds",
-    "warmup", "watchdog", "profile", "question", "pagers", "grid",
+    "timeline", "split", "verify", "seed", "pin", "cpus", "reader_cpus", "numa", "cpu_latency",
+    "rounds", "warmup", "watchdog", "profile", "question", "pagers", "grid",
 )  # fmt: skip
 
 VALUES = (
@@ -247,7 +247,7 @@ VALUES = (
     "1979-05-27T07:32:00Z", "07:32:00", '"uffd exit"', '["uffd", "uffd"]', '["none,host=cold"]',
     '["uffd,readers=1-100000:1"]', '"uffd,readers=0"', '"uffd,readers=9999999999"', '"local"',
     '"node=0"', '"node=99"', '"\\u0000"', '"\\n"', '"sequential"', '"scattered"', '"read"',
-    '"write"', "0x7fffffffffffffff", '"0"', '"1,1"', '"node=' + "9" * 30 + '"',
+    '"write"', '"page"', "0x7fffffffffffffff", '"0"', '"1,1"', '"node=' + "9" * 30 + '"',
     "[" * 2000 + "]" * 2000,
 )  # fmt: skip
 
@@ -275,7 +275,7 @@ def spec_case(draw: random.Random) -> Case:
 # --- command lines ---
 
 OPTIONS = {
-    **{f"--{key.replace('_', '-')}": True for key in KEYS[:20] if key not in ("question",)},
+    **{f"--{key.replace('_', '-')}": True for key in KEYS[:21] if key not in ("question",)},
     **dict.fromkeys(("--overlap", "--timeline", "--split", "--pin", "--profile"), False),
     "--format": True, "--json": True, "--yes": False, "--limit": True, "--alpha": True,
     "--allow-host": True, "--against": True, "--normalise": False, "--force": False,

@@ -50,6 +50,26 @@ def test_compare_measures_and_verifies_five_pagers_by_default(kvmpc, tiny):
 
 
 @pytest.mark.kvm
+def test_whole_pages_are_verified_where_that_is_asked_for(kvmpc, tiny):
+    finished = kvmpc(
+        "compare", "none", "none,host=populated", "uffd", "exit", *tiny,
+        "--verify", "page", "--json", str(kvmpc.json),
+    )  # fmt: skip
+    assert finished.code == 0
+    told = {"none": "zeros"} | dict.fromkeys(
+        ("none,host=populated", "uffd", "exit(sigbus)"), "whole"
+    )
+    result = kvmpc.result()
+    assert {trial.label: trial.verified for trial in result.trials} == told
+    assert result.options["verify"] == "page"
+    assert finished.cells("uffd")[-1] == "whole"
+    shown = kvmpc("show", str(kvmpc.json), "--format", "ktap")
+    assert shown.code == 0
+    assert shown.stdout.count("\nok ") == 4
+    assert "verified whole" in shown.stdout
+
+
+@pytest.mark.kvm
 def test_every_round_has_every_pager_and_warm_up_touches_an_eighth(kvmpc, tiny):
     pagers = ("none", "uffd", "exit")
     finished = kvmpc(

@@ -31,6 +31,8 @@ WATCHDOG_WORDS = "up to 3600 s, and at least ten times --fetch-delay"
         (["--touch-pages", "all"], ["--touch-pages", "'all'", "integer"]),
         (["--order", "random"], ["--order", "'random'", "sequential or scattered"]),
         (["--access", "execute"], ["--access", "'execute'", "write or read"]),
+        (["--verify", "pages"], ["--verify", "'pages'", "words or page"]),
+        (["--verify", ""], ["--verify", "''", "words or page"]),
         (["--seed", "-1"], ["--seed", "-1", "0 to 4294967295"]),
         (["--seed", "4294967296"], ["--seed", "4294967296", "0 to 4294967295"]),
         (["--seed", "x"], ["--seed", "'x'", "integer"]),

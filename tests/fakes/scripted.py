@@ -338,6 +338,9 @@ class ScriptedKernel:
         is not there.
         """
 
+        # Without a latency split nobody stamps the staging page.
+        stamps_end = 64 if record.data_hva != NO_MEMORY else 16
+
         def check() -> None:
             assert setting.is_claimed(page), "installed by somebody who has not claimed it"
             assert setting.bitmap.is_missing(page), "published before it is installed"
@@ -351,6 +354,8 @@ class ScriptedKernel:
             gpa = DATA_GPA + page * PAGE_BYTES
             assert staged[0] == setting.tags.tag(gpa)
             assert staged[511] == setting.tags.last_word(gpa)
+            assert staged[1] == 0, "the guest's word"
+            assert bytes(staged)[stamps_end : PAGE_BYTES - 8] == BODY[stamps_end - 16 :]
             if copied is not None:
                 asked.copy = copied
             do()
@@ -512,6 +517,12 @@ def _address(record: ctypes.Structure, name: str) -> int:
 # --- what records point to ---------------------------------------------------------------------
 
 
+NO_MEMORY = 0x7E00_0000_0000
+
+BODY = b"\xb0\xd7" * ((PAGE_BYTES - 24) // 2)
+"""What a staging page holds between the guest's word and the last tag: no step may touch it."""
+
+
 class Setting:
     """Bitmaps, staging pages and buffers for records; closed by its fixture.
 
@@ -520,7 +531,7 @@ class Setting:
 
     def __init__(self, pages: int = 23, fds: Iterable[int] = (41,)) -> None:
         self.pages = pages
-        self.data_hva = 0x7E00_0000_0000
+        self.data_hva = NO_MEMORY
         self.tags = tag_rule(7)
         self.shared = SharedRecord()
         self.bitmap = MissingBitmap(pages)
@@ -561,6 +572,7 @@ class Setting:
         record.data_hva, record.data_gpa = self.data_hva, DATA_GPA
         record.uffds, record.uffd_count = ctypes.addressof(self.fds), len(self.fds)
         record.staging = self._room(PAGE_BYTES)
+        ctypes.memmove(record.staging + 16, BODY, len(BODY))
         record.tag_multiplier, record.tag_seed = self.tags.multiplier, self.tags.seed
 
     def resolver(self) -> ResolverRecord:

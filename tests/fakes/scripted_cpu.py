@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from kvmpc.assembler.assemble import Program
 from kvmpc.assembler.x86_64 import CONDITIONS, REGISTERS
@@ -43,9 +44,11 @@ class Access:
 class ScriptedCpu:
     """One vCPU; `memory` maps where a region begins to its bytes.
 
-    cost: cycles that an access takes. accesses: all of them, in order. lines: (file, line) of
-    every instruction that ran.
+    cost: cycles that an access takes. accesses: all of them, in order. reached: (file, line) of
+    every instruction that ran, on any of them.
     """
+
+    reached: ClassVar[set[tuple[str, int]]] = set()
 
     program: Program
     memory: dict[int, bytearray]
@@ -54,7 +57,6 @@ class ScriptedCpu:
     cr2: int = 0
     now: int = 0
     accesses: list[Access] = field(default_factory=list)
-    lines: set[tuple[str, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for name in (*(f"r{name}" for name in _PLAIN), *(f"r{n}" for n in range(8, 16))):
@@ -75,7 +77,7 @@ class ScriptedCpu:
         for _ in range(steps):
             assert self.rip in self._code, f"it runs away to {self.rip:#x}"
             item = self._code[self.rip]
-            self.lines.add((item.source, item.line))
+            self.reached.add((item.source, item.line))
             self.rip += len(item.code)
             if (word := self._step(item.text)) is not None:
                 # It is left and entered again: nothing passes that.

@@ -166,3 +166,16 @@ def test_a_fault_time_is_known_no_better_than_its_bucket(
     )  # fmt: skip
     assert row.rate is not None
     assert row.rate.low == row.rate.high == 1000
+
+
+@pytest.mark.parametrize(
+    ("verified", "outcome"),
+    [
+        *((word, word) for word in ("yes", "whole", "zeros")),
+        *((word, "no") for word in (None, "presence only", "FAILED", "no")),
+    ],
+)
+def test_what_became_of_a_row_is_how_far_it_was_verified_if_at_all(
+    make_result: Make, make_trial: Make, verified: str | None, outcome: str
+) -> None:
+    assert _rows(make_result(make_trial("uffd", verified=verified)))["uffd"].outcome == outcome

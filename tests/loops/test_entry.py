@@ -161,8 +161,9 @@ def test_every_return_is_counted_and_the_last_one_stamped(
 @pytest.mark.parametrize(
     ("run_shift", "stride", "first", "end"), [(0, 1, 0, 23), (0, 3, 0, 7), (2, 8, 3, 11)]
 )
-def test_fill_writes_both_tags_of_each_touched_page_and_nothing_else(
-    kernel: ScriptedKernel, run_shift: int, stride: int, first: int, end: int
+@pytest.mark.parametrize("body_words", [0, 1, 509])
+def test_fill_writes_tags_and_body_of_each_touched_page_and_nothing_else(
+    kernel: ScriptedKernel, run_shift: int, stride: int, first: int, end: int, body_words: int
 ) -> None:
     run = 1 << run_shift
     pages = {index // run * stride + index % run for index in range(first, end)}
@@ -177,6 +178,8 @@ def test_fill_writes_both_tags_of_each_touched_page_and_nothing_else(
         run_stride=stride,
         tag_multiplier=tags.multiplier,
         tag_seed=tags.seed,
+        body=0xB0D7_B0D7,
+        body_words=body_words,
     )
     assert kernel.run("fill", record) == Return.OK
     assert record.index == end
@@ -184,6 +187,8 @@ def test_fill_writes_both_tags_of_each_touched_page_and_nothing_else(
     for page in pages:
         expected[page * 512] = tags.tag(gpa + page * PAGE_BYTES)
         expected[page * 512 + 511] = tags.last_word(gpa + page * PAGE_BYTES)
+        for word in range(511 - body_words, 511):
+            expected[page * 512 + word] = 0xB0D7_B0D7
     assert bytes(words) == bytes(expected)
 
 

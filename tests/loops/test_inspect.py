@@ -15,6 +15,7 @@ from tests.fakes.scripted import ScriptedKernel
 WORDS = PAGE_BYTES // 8
 GPA = DATA_GPA + 5 * PAGE_BYTES
 TAGS = tag_rule(7)
+BODY = 0xB0D7_0123_4567_89AB
 NOT_READ = 0xDEAD_BEEF_DEAD_BEEF
 SPARSE = pytest.mark.parametrize(
     ("shift", "stride", "touched"), [(0, 1, 23), (0, 3, 7), (2, 8, 11)]
@@ -25,7 +26,14 @@ class Part:
     """A part of memory whose touched pages are as they should be, and the others are not."""
 
     def __init__(
-        self, shift: int, stride: int, touched: int, *, written: bool, tags: TagRule = TAGS
+        self,
+        shift: int,
+        stride: int,
+        touched: int,
+        *,
+        written: bool,
+        tags: TagRule = TAGS,
+        body_words: int = 0,
     ) -> None:
         self.pages = [(index >> shift) * stride + index % (1 << shift) for index in range(touched)]
         self.words = (ctypes.c_uint64 * ((max(self.pages) + 1) * WORDS))()
@@ -35,6 +43,8 @@ class Part:
             gpa = GPA + page * PAGE_BYTES
             self.words[page * WORDS] = tags.tag(gpa)
             self.words[page * WORDS + WRITTEN_WORD // 8] = gpa if written else 0
+            for word in range(WORDS - 1 - body_words, WORDS - 1):
+                self.words[page * WORDS + word] = BODY
             self.words[page * WORDS + WORDS - 1] = tags.last_word(gpa)
         self.record = InspectRecord(
             hva=ctypes.addressof(self.words),
@@ -45,6 +55,8 @@ class Part:
             tag_multiplier=tags.multiplier,
             tag_seed=tags.seed,
             written=~0 if written else 0,
+            body=BODY,
+            body_words=body_words,
         )
 
 
@@ -89,6 +101,35 @@ def test_a_page_whose_written_word_is_that_of_a_fresh_one_is_wrong(
     part.words[part.pages[index] * WORDS + WRITTEN_WORD // 8] = 0
     assert kernel.run("inspect", part.record) == Return.WRONG
     assert part.record.index == index
+
+
+WHOLE, STAMPED = WORDS - 3, WORDS - 9
+
+
+@pytest.mark.parametrize("body_words", [1, STAMPED, WHOLE])
+@SPARSE
+def test_a_body_that_is_right_is_right_and_what_is_none_of_it_is_not_read(
+    kernel: ScriptedKernel, shift: int, stride: int, touched: int, body_words: int
+) -> None:
+    part = Part(shift, stride, touched, written=True, body_words=body_words)
+    assert kernel.run("inspect", part.record) == Return.OK
+    assert part.record.index == touched
+
+
+@pytest.mark.parametrize("body_words", [STAMPED, WHOLE])
+@pytest.mark.parametrize("bit", [0, 63])
+def test_one_wrong_bit_anywhere_in_the_body_is_found(
+    kernel: ScriptedKernel, body_words: int, bit: int
+) -> None:
+    part = Part(0, 1, 3, written=True, body_words=body_words)
+    for word in range(WORDS - 1 - body_words, WORDS - 1):
+        part.words[WORDS + word] ^= 1 << bit
+        part.record.index = 0
+        assert kernel.run("inspect", part.record) == Return.WRONG
+        assert part.record.index == 1
+        part.words[WORDS + word] ^= 1 << bit
+    part.record.index = 0
+    assert kernel.run("inspect", part.record) == Return.OK
 
 
 def test_a_piece_is_read_from_its_first_to_its_last_index(kernel: ScriptedKernel) -> None:

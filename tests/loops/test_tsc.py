@@ -78,7 +78,7 @@ def test_a_clock_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -
 def _equipped(delay_ns: int) -> ResolverRecord:
     record = ResolverRecord()
     scene = SimpleNamespace(
-        work=SimpleNamespace(fetch_delay_ns=delay_ns),
+        work=SimpleNamespace(fetch_delay_ns=delay_ns, verify="words"),
         memory=SimpleNamespace(data_hva=0x7000),
         bitmap=SimpleNamespace(missing_address=0x1000, claimed_address=0x2000),
         shared=SharedRecord(),

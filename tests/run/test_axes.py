@@ -38,6 +38,7 @@ def test_memory_follows_the_vcpus_unless_told(vcpus: int, mib: int) -> None:
         ("fetch_delay", "20us", 20_000),
         ("fetch_delay", 0, 0),
         ("passes", "3", 3),
+        ("verify", "page", "page"),
     ],
 )
 def test_an_option_is_read_from_text_and_from_toml_alike(name: str, text: Any, value: Any) -> None:

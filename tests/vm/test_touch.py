@@ -46,8 +46,8 @@ WORKS = {
     ),
     "overlap": Work(vcpus=3, mem_per_vcpu_bytes=10 * PAGE_BYTES, overlap=True),
     "one page": Work(vcpus=2, mem_per_vcpu_bytes=PAGE_BYTES),
-    "runs": Work(vcpus=2, mem_per_vcpu_bytes=1100 * PAGE_BYTES, touch_pages=515),
 }
+RUNS = Work(vcpus=2, mem_per_vcpu_bytes=1100 * PAGE_BYTES, touch_pages=515)
 
 
 @dataclass
@@ -157,7 +157,15 @@ def test_before_the_gate_it_touches_its_own_page_and_no_other(build: dict[str, b
 def test_it_touches_each_page_of_its_order_once_and_looks_at_it_then(
     name: str, build: dict[str, bool]
 ) -> None:
-    machine = Machine(WORKS[name], build)
+    _touches_in_order(WORKS[name], build)
+
+
+def test_it_does_so_in_runs_with_gaps_between_them() -> None:
+    _touches_in_order(RUNS, BUILDS[-1] | {"write": True, "checked": True})
+
+
+def _touches_in_order(work: Work, build: dict[str, bool]) -> None:
+    machine = Machine(work, build)
     machine.first_pass()
     expected: list[Access] = []
     for gpa in machine.order:

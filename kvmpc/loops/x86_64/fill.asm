@@ -1,5 +1,5 @@
-; fill: write the tags of a part's touched pages ahead of a trial (none,host=populated); the write is
-; also what makes the kernel allocate them.
+; fill: write the tags of a part's touched pages, and their body where they have one, ahead of a trial
+; (none,host=populated); the write is also what makes the kernel allocate them.
 ;
 ; in:  rbx = fill record    out: eax = RETURN_OK, or RETURN_STOPPED
 fill:
@@ -17,6 +17,15 @@ fill:
     mov [rsi], rax
     last_word rax
     mov [rsi + LAST_WORD], rax
+    mov rax, [rbx + fill.body]
+    xor ecx, ecx
+    sub rcx, [rbx + fill.body_words]
+    jz .filled
+.body:
+    mov [rsi + rcx*8 + LAST_WORD], rax
+    inc rcx
+    jnz .body
+.filled:
     inc r8
     mov [rbx + fill.index], r8
     jmp .next

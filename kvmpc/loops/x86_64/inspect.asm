@@ -22,6 +22,16 @@ inspect:
     and r9, [rbx + inspect.written]         ; the page's own address, or 0 where no guest has written
     cmp r9, [rsi + WRITTEN_WORD]
     jne .wrong
+    mov rax, [rbx + inspect.body]
+    xor ecx, ecx
+    sub rcx, [rbx + inspect.body_words]
+    jz .right
+.body:
+    cmp rax, [rsi + rcx*8 + LAST_WORD]
+    jne .wrong
+    inc rcx
+    jnz .body
+.right:
     inc r8
     mov [rbx + inspect.index], r8
     jmp .next
