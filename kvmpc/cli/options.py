@@ -44,11 +44,11 @@ def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--format",
         "kind",
-        type=click.Choice(["table", "markdown", "csv", "json", "ktap", "tmt"]),
+        type=click.Choice(["table", "markdown", "mail", "csv", "json", "ktap", "tmt"]),
         default="table",
         show_default=True,
-        help="How to print it; json and csv have derived numbers, unrounded; ktap and tmt are "
-        "for test runners.",
+        help="How to print it; mail is short, of 72 columns; json and csv have derived numbers, "
+        "unrounded; ktap and tmt are for test runners.",
     )(command)
 
 

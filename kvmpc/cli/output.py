@@ -34,7 +34,7 @@ __all__ = [
     "true_code",
 ]
 
-_FOR_PEOPLE = ("table", "markdown")
+_FOR_PEOPLE = ("table", "markdown", "mail")
 
 _TOLD_EVERY_S = 60.0
 """How often progress is told where there is no terminal to show a bar."""
@@ -155,7 +155,7 @@ def print_result(result: Result, *, err: bool, kind: str = "table") -> None:
 def print_as(kind: str, text: str, *, err: bool = False) -> None:
     """Print what `kvmpc.show.formats` made: what programs read as a document."""
     if kind in _FOR_PEOPLE:
-        say(text.removesuffix("\n") if kind == "markdown" else text, err=err)
+        say(text if kind == "table" else text.removesuffix("\n"), err=err)
     else:
         hand_out(text, err=err)
 

@@ -1,9 +1,9 @@
 """Results and checks in the forms that other programs read: one function for each, by kind.
 
-``table`` and ``markdown`` are for people: rounded, with notes. ``csv`` and ``json`` have the same
-rows in full precision, units in the names, absent as empty or null; they are derived, and what was
-measured stays in the file that ``--json`` writes. ``ktap`` and ``tmt`` are for test runners, who
-must be told an end too: `format_end`.
+``table``, ``markdown`` and ``mail`` are for people: rounded, with notes. ``csv`` and ``json`` have
+the same rows in full precision, units in the names, absent as empty or null; they are derived, and
+what was measured stays in the file that ``--json`` writes. ``ktap`` and ``tmt`` are for test
+runners, who must be told an end too: `format_end`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from kvmpc.show.cases import Case, End, cases_of_check, cases_of_result
 from kvmpc.show.cells import MAX_COLUMNS, clean
 from kvmpc.show.check_table import CHECK_HEADERS, check_cells, check_notes, format_check_table
 from kvmpc.show.ktap import ktap, ktap_end
+from kvmpc.show.mail import MAIL_COLUMNS, format_mail
 from kvmpc.show.table import format_markdown, format_table, markdown_table
 from kvmpc.show.tmt import tmt, tmt_end
 
 __all__ = ["KINDS", "format_check", "format_end", "format_result"]
 
-KINDS: Final = ("table", "markdown", "csv", "json", "ktap", "tmt")
+KINDS: Final = ("table", "markdown", "mail", "csv", "json", "ktap", "tmt")
 _FOR_RUNNERS: Final[Mapping[str, tuple[Callable[[Sequence[Case]], str], Callable[[End], str]]]] = {
     "ktap": (ktap, ktap_end),
     "tmt": (tmt, tmt_end),
@@ -54,6 +55,8 @@ def format_result(reading: Reading, kind: str, room: int = MAX_COLUMNS) -> str:
         return format_table(reading, room)
     if kind == "markdown":
         return format_markdown(reading)
+    if kind == "mail":
+        return format_mail(reading)
     if kind == "ktap":
         return ktap(cases_of_result(reading), list(map(str, reading.cautions)))
     if kind in _FOR_RUNNERS:
@@ -77,6 +80,8 @@ def format_check(check: Check, kind: str, room: int = MAX_COLUMNS) -> str:
     """Return `check` as text of `kind`, as `format_result` does."""
     if kind == "table":
         return format_check_table(check, room)
+    if kind == "mail":
+        return format_check_table(check, MAIL_COLUMNS)
     if kind == "markdown":
         body = [check_cells(verdict) for verdict in check.verdicts]
         notes = [clean(note) for note in check_notes(check)]

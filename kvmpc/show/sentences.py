@@ -19,7 +19,15 @@ from kvmpc.result.records import Result
 from kvmpc.show.cells import MAX_COLUMNS, clean
 from kvmpc.units import PAGE_BYTES, format_bytes, format_ns
 
-__all__ = ["format_warnings", "notes_of", "warning_lines"]
+__all__ = [
+    "failures_of",
+    "format_warnings",
+    "host_of",
+    "notes_of",
+    "references_of",
+    "warning_lines",
+    "work_of",
+]
 
 _SIGBUS_NOTE: Final = (
     "exit(sigbus) is a pessimistic stand-in for exits on a kernel's own missing bitmap: a fault "
@@ -70,17 +78,12 @@ def _notes(reading: Reading) -> Iterator[str]:
         yield "UNFINISHED: this run was stopped or is still going; the table holds what there is."
     if not result.trials:
         yield "No trial was run."
-    for at in points:
-        yield from _failures(at)
-    for at in points:
-        yield from _starved(at)
-    yield from _skipped(points)
-    for at in points:
-        yield from _references(at)
+    yield from failures_of(points)
+    yield from references_of(points)
     if result.question:
         yield f"question: {result.question}"
-    yield _work(result, points)
-    yield _host(result)
+    yield work_of(result, points)
+    yield host_of(result)
     shown = [row for at in points for row in at.rows if row.ok_trials]
     if any(row.pager.provider == "sigbus" for row in shown):
         yield _SIGBUS_NOTE
@@ -90,6 +93,21 @@ def _notes(reading: Reading) -> Iterator[str]:
         yield _POPULATED_NOTE
     if any(at.result.overlap for at in points if at.result.trials):
         yield _OVERLAP_NOTE
+
+
+def failures_of(points: Sequence[PointReading]) -> Iterator[str]:
+    """Yield why rows have no number, or few: what failed, was starved, or cannot run here."""
+    for at in points:
+        yield from _failures(at)
+    for at in points:
+        yield from _starved(at)
+    yield from _skipped(points)
+
+
+def references_of(points: Sequence[PointReading]) -> Iterator[str]:
+    """Yield what ratios and shares refer to, and what stands in brackets."""
+    for at in points:
+        yield from _references(at)
 
 
 def _failures(at: PointReading) -> Iterator[str]:
@@ -152,7 +170,7 @@ def _spread_note(rows: Sequence[Row]) -> str:
     return f"median [{CONFIDENCE:.0%} interval] of {rounds} rounds{fewer}"
 
 
-def _work(result: Result, points: Sequence[PointReading]) -> str:
+def work_of(result: Result, points: Sequence[PointReading]) -> str:
     """Say what all points have in common, or all there is to say of the only one."""
     known = [at.result.options for at in points]
     alike = {
@@ -198,7 +216,8 @@ def _placed(placement: object) -> Iterator[str]:
         yield f"CPU latency {asked['cpu_latency_us']} us"
 
 
-def _host(result: Result) -> str:
+def host_of(result: Result) -> str:
+    """Return the host in a line: kernel, CPU, CPUs, paging."""
     facts = Facts(result.host)
 
     def known(path: str, otherwise: str) -> str:

@@ -13,6 +13,7 @@ from kvmpc.show.page import text
 from kvmpc.show.page.markup import bullets, esc, heading, paragraph, table
 from kvmpc.show.page.panels import Panel, shown_pagers
 from kvmpc.show.page.published import SHAPES
+from kvmpc.show.shell import shell_line
 
 __all__ = ["SHOWN_FACTS", "again", "failures", "failures_of", "hosts", "notes", "warnings"]
 
@@ -149,7 +150,7 @@ def again(results: Sequence[tuple[str, Result]]) -> str:
         if len(results) > 1:
             told.append(heading(name))
         told.append(
-            f'<pre tabindex="0" aria-label="command">{esc(text.shell_line(result.command))}</pre>\n'
+            f'<pre tabindex="0" aria-label="command">{esc(shell_line(result.command))}</pre>\n'
         )
         told.append(
             paragraph(

@@ -7,7 +7,16 @@ from collections.abc import Iterable, Sequence
 
 from kvmpc.show.page import text
 
-__all__ = ["answer", "bullets", "esc", "heading", "paragraph", "rows_table", "table"]
+__all__ = [
+    "answer",
+    "bullets",
+    "esc",
+    "heading",
+    "paragraph",
+    "preformatted",
+    "rows_table",
+    "table",
+]
 
 
 def esc(told: object) -> str:
@@ -30,6 +39,15 @@ def paragraph(told: str, style: str = "") -> str:
     if not told:
         return ""
     return f'<p class="{style}">{esc(told)}</p>\n' if style else f"<p>{esc(told)}</p>\n"
+
+
+def preformatted(summary: str, block: str) -> str:
+    """Return a block of lines as they are, one key away."""
+    lines = "\n".join(map(esc, block.split("\n")))
+    return (
+        f"<details><summary>{esc(summary)}</summary>\n"
+        f'<pre tabindex="0" class="block" aria-label="{esc(summary)}">{lines}</pre></details>\n'
+    )
 
 
 def _cell(told: str) -> str:

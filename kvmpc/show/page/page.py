@@ -12,14 +12,25 @@ from importlib.resources import files
 
 from kvmpc.judge.answer import contests_of
 from kvmpc.judge.change import change_between, host_differences
+from kvmpc.judge.reading import read
 from kvmpc.judge.told import worst
 from kvmpc.result.records import Result
+from kvmpc.show.mail import format_mail
 from kvmpc.show.page import appendix, compare, tables, words
 from kvmpc.show.page.chart import Chart, Table
 from kvmpc.show.page.counters import counters
 from kvmpc.show.page.draw import draw
 from kvmpc.show.page.looks import Look, looks_of_pagers
-from kvmpc.show.page.markup import answer, bullets, esc, heading, paragraph, rows_table, table
+from kvmpc.show.page.markup import (
+    answer,
+    bullets,
+    esc,
+    heading,
+    paragraph,
+    preformatted,
+    rows_table,
+    table,
+)
 from kvmpc.show.page.panels import Panel, panels_of, shown_pagers
 from kvmpc.show.page.published import shape_chart
 from kvmpc.show.page.rate_charts import charts_of
@@ -103,21 +114,21 @@ def _answers(results: Sequence[tuple[str, Result]], panels: Sequence[Sequence[Pa
             told.append(heading(", ".join(heads)) + answer(wording.lead, wording.more))
         told.append(paragraph(f"On {words.place_of(result)}.", "place"))
         told.append(_doubts(result))
+        told.append(preformatted("As text for a mail", format_mail(read(result))))
     return "".join(told)
 
 
 def _doubts(result: Result) -> str:
     """Return the worst that can be said against the numbers, and where the rest stands."""
     of_run = worst([result])
+    if not of_run:
+        return ""
     more = len(of_run) - _DOUBTS
-    rest = f"{more} more, and remedies" if more > 0 else "remedies"
-    return "".join(
-        [
-            *(paragraph(f"Doubt: {each.text}.") for each in of_run[:_DOUBTS]),
-            f'<p class="place"><a href="#warnings">What tilts these numbers: {rest}</a>.</p>\n'
-            if of_run
-            else "",
-        ]
+    rest = f"{more} more, and what is always so on this host" if more > 0 else "with remedies"
+    return (
+        '<div class="doubts">\n<p class="lead">What to doubt first</p>\n'
+        f"{bullets(f'{each.text}. Remedy: {each.caution.remedy}.' for each in of_run[:_DOUBTS])}"
+        f'<p><a href="#warnings">What tilts these numbers: {rest}</a>.</p>\n</div>\n'
     )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 from kvmpc.judge.intervals import CONFIDENCE, FEWEST_FOR_INTERVAL
@@ -21,7 +20,6 @@ __all__ = [
     "number",
     "percent",
     "ratio",
-    "shell_line",
     "short",
     "shortened",
     "span",
@@ -87,19 +85,3 @@ def interval(summary: Summary | None, spell: Callable[[float], str] = ratio) -> 
     if summary.n < 2:
         return middle
     return f"{middle} {ends(summary.low, summary.high, summary.spread, spell)}"
-
-
-def shell_line(command: Iterable[str]) -> str:
-    """Return `command` so that a shell (bash, zsh, ksh) reads it back exactly."""
-    return " ".join(map(_quoted, command))
-
-
-def _quoted(word: str) -> str:
-    if word.isprintable():
-        return shlex.quote(word)
-    # What is not for print, a lone byte of a file name included, is spelled as its bytes.
-    spelled = "".join(
-        f"\\x{byte:02x}" if byte < 0x20 or byte > 0x7E else "\\" * (byte in b"\\'") + chr(byte)
-        for byte in word.encode("utf-8", "surrogateescape")
-    )
-    return f"$'{spelled}'"

@@ -14,6 +14,7 @@ from kvmpc.result.records import Result
 from kvmpc.show.page import text
 from kvmpc.show.page.panels import panels_of
 from kvmpc.show.page.words import answer_in_words, change_in_words, work_of
+from kvmpc.show.shell import shell_line
 from tests.fakes.sweeps import sweep, trial
 
 
@@ -145,8 +146,8 @@ def test_few_rounds_a_side_say_that_they_can_show_nothing() -> None:
 
 
 def test_a_command_is_quoted_so_that_a_shell_reads_it_back() -> None:
-    assert text.shell_line(["kvmpc", "a b", "it's"]) == "kvmpc 'a b' 'it'\"'\"'s'"
-    assert text.shell_line(["x\udcff\n'"]) == "$'x\\xff\\x0a\\''"
+    assert shell_line(["kvmpc", "a b", "it's"]) == "kvmpc 'a b' 'it'\"'\"'s'"
+    assert shell_line(["x\udcff\n'"]) == "$'x\\xff\\x0a\\''"
 
 
 def test_an_interval_says_a_unit_once() -> None:
