@@ -10,7 +10,8 @@ import os
 import time
 from pathlib import Path
 
-from kvmpc.host.files import entries, read_int, read_text, whole
+from kvmpc.host.files import Cgroups, entries, read_int, read_text, whole
+from kvmpc.host.reclaim import read_reclaim
 from kvmpc.units import format_cpu_list, parse_cpu_list
 
 __all__ = ["HostWatch"]
@@ -26,6 +27,7 @@ class HostWatch:
         self._cpus = frozenset(os.sched_getaffinity(0))
         self._sets: list[str] = []
         self._before = self._read()
+        self._reclaim = self._read_reclaim()
         self.look()
 
     def look(self) -> None:
@@ -45,6 +47,7 @@ class HostWatch:
         throttled_count: times a CPU slowed down for heat or power (Intel only).
         max_khz: [before, after] of the highest frequency allowed, where it moved.
         cpus: lists of the CPUs that could be used, one after the other, where they changed.
+        reclaim: by how much the counts of `read_reclaim` grew, those that did.
         """
         self.look()
         then, now = self._before, self._read()
@@ -61,10 +64,17 @@ class HostWatch:
             facts["max_khz"] = [then.get("max_khz"), now.get("max_khz")]
         if len(self._sets) > 1:
             facts["cpus"] = list(self._sets)
+        after = self._read_reclaim()
+        grown = {name: count - self._reclaim.get(name, count) for name, count in after.items()}
+        if any(count > 0 for count in grown.values()):
+            facts["reclaim"] = {name: count for name, count in grown.items() if count > 0}
         return {
             name: round(value, 3) if isinstance(value, float) else value
             for name, value in facts.items()
         }
+
+    def _read_reclaim(self) -> dict[str, int]:
+        return read_reclaim(self._root, Cgroups(self._root))
 
     def _read(self) -> dict[str, float]:
         found = {"elapsed_s": time.monotonic(), "own_s": time.process_time()}

@@ -2,8 +2,8 @@
 
 Reads /proc, /sys and two device nodes with the standard library alone; starts no program, changes
 nothing, and needs no privilege. A fact that cannot be read is absent, never a made-up value. Files
-that exist once for each CPU are read for one CPU, or for each package or frequency policy, so that
-256 CPUs cost little more than two.
+that exist once for each CPU are read for one CPU, or for each core, package or frequency policy, so
+that 256 CPUs cost little more than two.
 
 What is left to use is `kvmpc.host.headroom`, what the facts mean `kvmpc.judge.host_cautions`.
 """
@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kvmpc.host.cores import shared_cores
 from kvmpc.host.files import (
     Cgroups,
     entries,
@@ -28,6 +29,7 @@ from kvmpc.host.files import (
     whole,
 )
 from kvmpc.host.headroom import LOAD_NAMES, allowed_cpus, read_load
+from kvmpc.host.instrumentation import debug_options, tracing_facts
 from kvmpc.host.scheduling import policy_facts
 from kvmpc.units import format_cpu_list, parse_cpu_list
 
@@ -83,6 +85,7 @@ def _all_facts(root: Path) -> dict[str, object | None]:
             path.name: read_text(path)
             for path in entries(root / "sys/devices/system/cpu/vulnerabilities")
         },
+        "tracing": tracing_facts(root),
         "memory": _memory(root),
         "cgroup": _cgroup(cgroups),
         "scheduling": policy_facts(root),
@@ -149,11 +152,13 @@ def _boolean(number: int | None) -> bool | None:
 
 
 def _kernel(root: Path) -> dict[str, object | None]:
+    release = read_text(root / "proc/sys/kernel/osrelease")
     return {
-        "release": read_text(root / "proc/sys/kernel/osrelease"),
+        "release": release,
         "version": read_text(root / "proc/sys/kernel/version"),
         "machine": os.uname().machine,
         "cmdline": read_text(root / "proc/cmdline"),
+        "debug_options": debug_options(root, release),
     }
 
 
@@ -182,6 +187,8 @@ def _cpu(root: Path) -> dict[str, object | None]:
     siblings = (
         read_text(system / f"cpu/cpu{online[0]}/topology/thread_siblings_list") if online else None
     )
+    threads = len(parse_cpu_list(siblings)) if siblings else None
+    shared = shared_cores(allowed, root) if threads and threads > 1 else []
     nodes = [
         _known(
             {
@@ -202,7 +209,12 @@ def _cpu(root: Path) -> dict[str, object | None]:
         "allowed_count": len(allowed),
         "sockets_count": sockets,
         "cores_count": cores * sockets if sockets and cores is not None else None,
-        "threads_per_core": len(parse_cpu_list(siblings)) if siblings else None,
+        "threads_per_core": threads,
+        # Cores of the CPUs allowed that have several threads, the CPUs of each.
+        "cores": [format_cpu_list(core) for core in shared] or None,
+        # Source: Documentation/ABI/testing/sysfs-devices-system-cpu; "" = none.
+        "isolated": read_text(system / "cpu/isolated") or None,
+        "nohz_full": _cpus_or_none(read_text(system / "cpu/nohz_full")),
         "numa_nodes": nodes or None,
         # Source: arch/x86/include/asm/cpufeatures.h; "hypervisor" = this host is itself a VM.
         "hypervisor": "hypervisor" in flags if flags is not None else None,
@@ -210,6 +222,11 @@ def _cpu(root: Path) -> dict[str, object | None]:
         "nonstop_tsc": "nonstop_tsc" in flags if flags is not None else None,
         "clocksource": read_text(system / "clocksource/clocksource0/current_clocksource"),
     }
+
+
+def _cpus_or_none(text: str | None) -> str | None:
+    """Return a CPU list; None where there is none: nohz_full reads ``(null)`` then."""
+    return text if text and parse_cpu_list(text) else None
 
 
 def _package_count(cpus: Path, online: list[int]) -> int | None:

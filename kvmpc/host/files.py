@@ -54,9 +54,9 @@ def read_fields(path: Path, separator: str | None = ":", limit_bytes: int = -1) 
     """Return the ``key<separator>value`` lines, the first of each key; {} where unreadable."""
     fields: dict[str, str] = {}
     for line in (read_text(path, limit_bytes) or "").splitlines():
-        key, *value = line.split(separator, 1)
-        if value:
-            fields.setdefault(key.strip(), value[0].strip())
+        words = line.split(separator, 1)
+        if len(words) == 2:
+            fields.setdefault(words[0].strip(), words[1].strip())
     return fields
 
 

@@ -11,8 +11,8 @@ from typing import Final
 
 from kvmpc.caution import HOST, Caution
 from kvmpc.result.facts import Facts
-from kvmpc.units import GIB, parse_cpu_list
-from kvmpc.work.placement import ANYWHERE, Placement
+from kvmpc.units import GIB, format_cpu_list, parse_cpu_list
+from kvmpc.work.placement import ANYWHERE, Placement, Seating
 
 __all__ = ["cautions_of_host"]
 
@@ -26,6 +26,10 @@ _ON_ENTRY: Final = frozenset({
 By their names in sysfs. Source: Documentation/admin-guide/hw-vuln/, "Mitigation mechanism" of each:
 another page table, predictors restricted or flushed, buffers cleared.
 """
+
+
+_CHEAP: Final = frozenset({"DEBUG_LIST", "DEBUG_PREEMPT", "DEBUG_ATOMIC_SLEEP", "PREEMPT_RT"})
+"""Options of a kernel that people run in production with; of the others nobody does."""
 
 
 def cautions_of_host(
@@ -42,8 +46,11 @@ def cautions_of_host(
     placement: that of the run.
     """
     read = Facts(facts)
+    seating = _seating(read, vcpu_threads, reader_threads, placement)
     return [
         *_threads(read, vcpu_threads, reader_threads, placement),
+        *([] if seating is None else _places(read, seating, placement)),
+        *_kernel(read),
         *_processor(read, placement),
         *_paging(read),
         *_pages(read),
@@ -86,10 +93,9 @@ def _threads(read: Facts, vcpus: int, readers: int, placement: Placement) -> Ite
 
 def _seats(read: Facts, vcpus: int, readers: int, placement: Placement) -> Iterator[Caution]:
     """Say what `_threads` does of all CPUs, of those that the threads are put on."""
-    allowed = parse_cpu_list(read.text("cpu.allowed") or "")
-    if not allowed:
+    seating = _seating(read, vcpus, readers, placement)
+    if seating is None:
         return
-    seating = placement.seating(vcpus, readers, allowed)
     own = frozenset[int]().union(*seating.vcpus)
     theirs = frozenset[int]().union(*seating.readers)
     how = "are pinned in turn to" if placement.pin else "are kept to"
@@ -98,6 +104,115 @@ def _seats(read: Facts, vcpus: int, readers: int, placement: Placement) -> Itera
     elif len(own | theirs) < vcpus + readers or (placement.pin and own & theirs):
         # Pinned, a reader may share its CPU with a vCPU although others are free.
         yield _fewer_than_threads(vcpus, readers, f"{how} {_cpus(len(own | theirs))}")
+
+
+def _seating(read: Facts, vcpus: int, readers: int, placement: Placement) -> Seating | None:
+    """Return where threads of a trial sat, or None where the host's facts do not say."""
+    allowed = parse_cpu_list(read.text("cpu.allowed") or "")
+    return placement.seating(vcpus, readers, allowed, _cores(read)) if allowed else None
+
+
+def _cores(read: Facts) -> list[frozenset[int]]:
+    return [frozenset(parse_cpu_list(str(core))) for core in read.items("cpu.cores") or []]
+
+
+def _places(read: Facts, seating: Seating, placement: Placement) -> Iterator[Caution]:
+    """Yield what is uneven about the CPUs that the threads are on: cores, nodes, isolation."""
+    seats = [*seating.vcpus, *seating.readers]
+    used = frozenset[int]().union(*seats)
+    shared = [core & used for core in _cores(read) if len(core & used) > 1]
+    if shared and placement.pin:
+        beside = sum(bool(seat & core) for seat in seats for core in shared)
+        yield Caution(
+            "smt-shared",
+            f"{beside} of {len(seats)} pinned threads share a core with another: each slows the "
+            "other down, vCPUs and readers (uffd) alike",
+            "give --cpus and --reader-cpus one thread of each core",
+            size=beside,
+        )
+    elif shared:
+        yield Caution(
+            "smt",
+            f"its cores run {max(map(len, shared))} threads each, and threads that are not pinned "
+            "may share one",
+            "--pin",
+            kind=HOST,
+        )
+    nodes = [
+        node
+        for node in read.items("cpu.numa_nodes") or []
+        if isinstance(node, Mapping) and used & {*parse_cpu_list(str(node.get("cpus")))}
+    ]
+    if len(nodes) > 1 and not placement.pin:
+        yield Caution(
+            "numa-unpinned",
+            f"threads may run on any of {len(nodes)} NUMA nodes: which pages are remote differs "
+            "from trial to trial",
+            "--pin --numa local, or the --cpus of one node with --numa node=N",
+            size=len(nodes),
+        )
+    yield from _isolation(read, used, placement)
+
+
+def _isolation(read: Facts, used: frozenset[int], placement: Placement) -> Iterator[Caution]:
+    """Yield what isolated CPUs do to threads.
+
+    Source: Documentation/admin-guide/kernel-parameters.txt, ``isolcpus=`` and ``nohz_full=``.
+    """
+    unbalanced = used.intersection(parse_cpu_list(read.text("cpu.isolated") or ""))
+    apart = unbalanced | used.intersection(parse_cpu_list(read.text("cpu.nohz_full") or ""))
+    if apart and used - apart:
+        yield Caution(
+            "isolated-mixed",
+            f"CPUs {format_cpu_list(apart)} are isolated (isolcpus, nohz_full) and "
+            f"{format_cpu_list(used - apart)} are not: threads fare differently by their CPU",
+            "give --cpus and --reader-cpus one kind of CPUs",
+        )
+    if len(unbalanced) > 1 and not placement.pin:
+        yield Caution(
+            "isolated-unpinned",
+            f"the scheduler moves no thread between isolated CPUs ({format_cpu_list(unbalanced)}): "
+            "those that are not pinned may all stay on one",
+            "--pin",
+        )
+
+
+def _kernel(read: Facts) -> Iterator[Caution]:
+    """Yield what makes this kernel slower than others of its release."""
+    options = [str(name) for name in read.items("kernel.debug_options") or []]
+    if costly := [name for name in options if name not in _CHEAP]:
+        yield Caution(
+            "debug-kernel",
+            f"this kernel is built to find bugs ({_few(costly)}): locks, lists and accesses to "
+            "memory cost more",
+            "measure on a kernel built without",
+        )
+    if cheap := [name for name in options if name in _CHEAP]:
+        yield Caution(
+            "kernel-build",
+            f"its kernel is built with {_few(cheap)}, which makes locks, lists and wake-ups dearer",
+            "compare kernels that are built alike",
+            kind=HOST,
+        )
+    names = [*(read.items("tracing.events") or []), *(read.items("tracing.functions") or [])]
+    traced = [*filter(None, [read.text("tracing.tracer")]), *map(str, names)]
+    kprobes = read.number("tracing.kprobes_count")
+    if kprobes and not traced:
+        traced = [f"{kprobes:g} kprobes"]
+    if traced:
+        yield Caution(
+            "tracing",
+            f"the kernel is traced ({_few(traced)}): exits and wake-ups cost more",
+            "stop it (trace-cmd reset, bpftool prog)",
+        )
+    if read.text("kvm.modules.kvm.nx_huge_pages") == "Y":
+        yield Caution(
+            "nx-huge-pages",
+            "KVM splits huge pages that a guest executes (nx_huge_pages), and a worker in kvmpc's "
+            "process zaps them now and then",
+            "compare hosts that have the same",
+            kind=HOST,
+        )
 
 
 def _fewer_than_vcpus(vcpus: int, where: str) -> Caution:
@@ -152,6 +267,13 @@ def _processor(read: Facts, placement: Placement) -> Iterator[Caution]:
             "governor",
             f"the frequency governor is {_few(governors)}: threads that sleep (uffd) run slower",
             "cpupower frequency-set -g performance",
+        )
+    if read.number("frequency.boost"):
+        yield Caution(
+            "boost",
+            "turbo is on: CPUs are the faster the fewer are busy",
+            "compare hosts that have the same",
+            kind=HOST,
         )
     if read.number("cpu.hypervisor"):
         yield Caution(

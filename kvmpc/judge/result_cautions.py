@@ -30,6 +30,10 @@ _MOST_OTHER: Final = 0.05
 _MOST_STOLEN: Final = 0.02
 _MOST_SETS: Final = 4
 
+_WAITED: Final = ("pgscan_direct", "allocstall", "cgroup_high", "cgroup_max")
+_MANY_SCANNED: Final = 10_000
+"""Pages that kswapd may look at before it is worth saying: it works a little on any busy host."""
+
 
 def cautions_of_run(result: Result) -> Iterator[Caution]:
     """Yield what weakens the whole run: what else the host did meanwhile, and too few rounds."""
@@ -108,6 +112,7 @@ def _meanwhile(during: Mapping[str, object]) -> Iterator[Caution]:
             "set a frequency that they can hold (cpupower frequency-set -u)",
             size=throttled,
         )
+    yield from _reclaimed(during.get("reclaim"))
     limits = during.get("max_khz")
     if isinstance(limits, list) and len(limits) == 2:
         shown = " to ".join(
@@ -126,6 +131,24 @@ def _meanwhile(during: Mapping[str, object]) -> Iterator[Caution]:
             f"the CPUs of this run went from {' to '.join(map(str, sets[:_MOST_SETS]))}"
             f"{' and so on' if len(sets) > _MOST_SETS else ''}: its rounds are not alike",
             "keep CPUs online and the cpuset as it is, and measure again",
+        )
+
+
+def _reclaimed(counts: object) -> Iterator[Caution]:
+    """Yield that memory was short: somebody had to wait for it, or kswapd was busy."""
+    grown = counts if isinstance(counts, Mapping) else {}
+    found = {name: count for name in _WAITED if (count := _number(grown, name))}
+    scanned = _number(grown, "pgscan_kswapd") or 0
+    if scanned > _MANY_SCANNED:
+        found["pgscan_kswapd"] = scanned
+    if found:
+        listed = ", ".join(f"{name} {count:,.0f}" for name, count in found.items())
+        yield Caution(
+            "memory-reclaim",
+            f"memory ran short during the run ({listed}): installs waited for it, or shared CPUs "
+            "with who looked for it",
+            "free memory, raise memory.high and memory.max, or use less (--mem-per-vcpu)",
+            size=sum(found.values()),
         )
 
 

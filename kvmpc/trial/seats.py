@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from kvmpc.caution import Caution
+from kvmpc.host.cores import shared_cores
 from kvmpc.host.headroom import allowed_cpus
 from kvmpc.host.numa import cpus_of_nodes, usable_nodes
 from kvmpc.kernel import syscalls
@@ -79,7 +80,9 @@ class Seats:
             self._request.close()
 
     def _seating(self, readers: int) -> Seating:
-        return self._work.placement.seating(self._work.vcpus, readers, allowed_cpus())
+        placement, allowed = self._work.placement, allowed_cpus()
+        cores = shared_cores(allowed) if placement.pin else []
+        return placement.seating(self._work.vcpus, readers, allowed, cores)
 
     def _seats(self, cpus: Iterable[frozenset[int]]) -> list[Seat]:
         seated = self._work.placement.seats_threads

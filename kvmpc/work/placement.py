@@ -47,8 +47,8 @@ class Placement:
     pin: each thread on one CPU of its list, in turn; without it, anywhere in its list.
     cpus: for the vCPUs' threads, in the kernel's form; the order counts when pinned. None = all
         that this process may use.
-    reader_cpus: for reader threads. None = those of `cpus` that no vCPU is pinned to, or all of
-        them where there are no such.
+    reader_cpus: for reader threads. None = those of `cpus` that no vCPU is pinned to, threads of
+        other cores first, or all of `cpus` where there are no such.
     numa: ``local``, ``interleave`` or ``node=N``: the policy of guest memory (mbind(2)). None = it
         has none, and follows that of the process (numactl(8)).
     cpu_latency_us: the longest a CPU may take to leave an idle state, held during each trial.
@@ -106,13 +106,23 @@ class Placement:
         """The node that guest memory is bound to, or None."""
         return None if self.numa is None else _parse_numa(self.numa)
 
-    def seating(self, vcpus: int, readers: int, allowed: Sequence[int]) -> Seating:
-        """Return which CPUs each thread may run on, `allowed` being those of the process."""
+    def seating(
+        self,
+        vcpus: int,
+        readers: int,
+        allowed: Sequence[int],
+        cores: Sequence[frozenset[int]] = (),
+    ) -> Seating:
+        """Return which CPUs each thread may run on, `allowed` being those of the process.
+
+        cores: the CPUs of each core that has several threads.
+        """
         own = parse_cpus(self.cpus, "--cpus") if self.cpus else list(allowed)
         if self.reader_cpus:
             theirs = parse_cpus(self.reader_cpus, "--reader-cpus")
         elif self.pin:
-            theirs = own[vcpus:] or own
+            beside = frozenset[int]().union(*(core for core in cores if core & {*own[:vcpus]}))
+            theirs = sorted(own[vcpus:], key=beside.__contains__) or own
         else:
             theirs = own
         if self.pin:

@@ -73,6 +73,23 @@ def test_cpus_that_came_and_went_are_told_in_their_order(
     assert watch.facts()["cpus"] == ["0,2", "0", "0,2", "2"]
 
 
+def _reclaim(root: Path, direct: int, normal: int, group: int) -> None:
+    _write(root / "proc/vmstat", f"pgscan_direct {direct}\npgscan_direct_throttle 9{direct}\n"
+           f"allocstall_normal {normal}\nallocstall_movable 5\npgscan_kswapd 7\n")  # fmt: skip
+    _write(root / "proc/self/cgroup", "0::/a\n")
+    _write(root / "sys/fs/cgroup/a/memory.events", f"low 1{group}\nhigh {group}\nmax 0\n")
+
+
+def test_memory_that_had_to_be_looked_for_is_counted(root: Path) -> None:
+    _reclaim(root, 100, 10, 0)
+    watch = HostWatch(root)
+    assert "reclaim" not in watch.facts()
+    _reclaim(root, 123, 11, 2)
+    assert watch.facts()["reclaim"] == {"pgscan_direct": 23, "allocstall": 1, "cgroup_high": 2}
+    (root / "proc/vmstat").unlink()
+    assert watch.facts()["reclaim"] == {"cgroup_high": 2}
+
+
 def test_what_cannot_be_read_is_absent(root: Path) -> None:
     assert set(HostWatch(root).facts()) == {"elapsed_s", "cpus_count"}
     _stat(root, "cpu0 1 2 3", "nonsense")

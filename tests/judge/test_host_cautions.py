@@ -22,6 +22,8 @@ WORST: dict[str, Any] = {
         "nonstop_tsc": False,
         "numa_nodes": [{"node": 0}, {"node": 1}],
     },
+    "kernel": {"debug_options": ["KASAN", "KCSAN", "PROVE_LOCKING", "DEBUG_VM", "DEBUG_LIST"]},
+    "tracing": {"tracer": "function_graph", "events": ["kvm:kvm_exit"], "functions": ["kvm_x"] * 9},
     "cpuidle": {
         "states": [
             {"name": name, "latency_us": 100, "disabled": False}
@@ -29,7 +31,7 @@ WORST: dict[str, Any] = {
         ]
     },
     "kvm": {"vendor_module": "kvm_intel", "second_level_paging": "shadow"},
-    "frequency": {"governors": ["performance", "powersave", "schedutil"]},
+    "frequency": {"governors": ["performance", "powersave", "schedutil"], "boost": True},
     "vulnerabilities": {
         "spec_rstack_overflow": "Mitigation: Safe RET",
         "indirect_target_selection": "Mitigation: Aligned branch/return thunks",
@@ -63,10 +65,10 @@ def test_the_worst_host_is_told_all_of_it_in_short_sentences() -> None:
     sentences = cautions_of_host(
         json.loads(json.dumps(WORST)), vcpu_threads=9999, reader_threads=9999
     )
-    assert len(sentences) == 18
+    assert len(sentences) == 22
     assert [text for text in sentences if len(str(text)) > LONGEST_SENTENCE] == []
     assert all(text.text and text.remedy for text in sentences)
-    assert len({text.code for text in sentences}) == 18
+    assert len({text.code for text in sentences}) == 22
 
 
 @pytest.mark.parametrize(
@@ -81,6 +83,8 @@ def test_the_worst_host_is_told_all_of_it_in_short_sentences() -> None:
         ("cpuidle", "latency_limit_us", 0),
         ("kvm", "second_level_paging", "ept"),
         ("frequency", "governors", ["performance"]),
+        ("frequency", "boost", False),
+        ("kernel", "debug_options", ["DEBUG_LIST"]),
         ("memory", "swap_total_bytes", 0),
         ("memory", "thp_enabled", "madvise"),
         ("memory", "ksm_run", 0),

@@ -17,6 +17,7 @@ from kvmpc.errors import HostError, KernelError
 from kvmpc.host.numa import usable_nodes
 from kvmpc.kernel import syscalls
 from kvmpc.kernel.cpu_latency import LatencyRequest
+from kvmpc.trial import seats
 from kvmpc.trial.seats import Seat, Seats, got, memory_cautions
 from kvmpc.units import PAGE_BYTES
 from kvmpc.vm.memory import GuestMemory
@@ -60,6 +61,16 @@ def test_a_seat_is_taken_by_the_thread_that_sits_down_and_by_no_other() -> None:
     assert seat.got == {ALLOWED[-1]}
     assert sorted(os.sched_getaffinity(0)) == ALLOWED
     assert got([seat]) == {"cpu": (ALLOWED[-1],), "cpus_allowed": (1,)}
+
+
+def test_a_reader_is_seated_on_another_core_than_the_vcpus(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cores = [frozenset({cpu, cpu + 4}) for cpu in range(4)]
+    monkeypatch.setattr(seats, "allowed_cpus", lambda: list(range(8)))
+    monkeypatch.setattr(seats, "shared_cores", lambda _: cores)
+    with Seats(make_work(vcpus=1, pin=True, cpus="0,4,1,5")) as taken:
+        assert [seat.cpus for seat in taken.seat_readers(3)] == [{1}, {5}, {4}]
 
 
 def test_a_seat_that_is_gone_is_a_typed_error() -> None:

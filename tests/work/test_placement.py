@@ -162,3 +162,22 @@ def test_threads_that_are_not_pinned_have_all_of_their_list(
     assert seating.vcpus == [set(vcpus)] * 2
     assert seating.readers == [set(readers)] * 3
     assert placement.seats_threads == bool(options)
+
+
+@pytest.mark.parametrize(
+    ("options", "vcpus", "readers"),
+    [
+        ({}, [0, 1], [2, 3, 6, 7, 4, 5, 2]),
+        ({"cpus": "0-1,4-6"}, [0, 1], [6, 4, 5, 6, 4, 5, 6]),
+        ({"cpus": "0-1,4-5"}, [0, 1], [4, 5, 4, 5, 4, 5, 4]),
+        ({"cpus": "3,7"}, [3, 7], [3, 7, 3, 7, 3, 7, 3]),
+        ({"reader_cpus": "4-5"}, [0, 1], [4, 5, 4, 5, 4, 5, 4]),
+    ],
+)
+def test_a_reader_is_pinned_beside_a_vcpu_only_where_all_other_cores_are_taken(
+    options: dict[str, str], vcpus: list[int], readers: list[int]
+) -> None:
+    cores = [frozenset({cpu, cpu + 4}) for cpu in range(4)]
+    seating = Placement(pin=True, **options).seating(2, 7, range(8), cores)  # type: ignore[arg-type]
+    assert seating.vcpus == [{cpu} for cpu in vcpus]
+    assert seating.readers == [{cpu} for cpu in readers]
