@@ -24,6 +24,7 @@ from kvmpc.show.cells import MAX_COLUMNS, clean
 from kvmpc.show.check_table import CHECK_HEADERS, check_cells, check_notes, format_check_table
 from kvmpc.show.ktap import ktap, ktap_end
 from kvmpc.show.mail import MAIL_COLUMNS, format_mail
+from kvmpc.show.row_fields import further_fields, run_fields
 from kvmpc.show.table import format_markdown, format_table, markdown_table
 from kvmpc.show.tmt import tmt, tmt_end
 
@@ -68,6 +69,8 @@ def format_result(reading: Reading, kind: str, room: int = MAX_COLUMNS) -> str:
         return _json(
             ROWS_SCHEMA,
             {
+                **run_fields(reading.result),
+                "command": reading.result.command,
                 "finished": reading.result.finished,
                 "rows": rows,
                 "warnings": [_told(each) for each in reading.cautions],
@@ -121,6 +124,7 @@ def _result_rows(reading: Reading) -> Iterator[dict[str, object]]:
     for at in reading.points:
         for row in at.rows:
             yield {
+                **run_fields(reading.result),
                 "point": at.name,
                 **{option: at.options.get(option) for option in options},
                 "pager": row.spec,
@@ -138,6 +142,7 @@ def _result_rows(reading: Reading) -> Iterator[dict[str, object]]:
                 "cpu_s_per_gib": row.cpu_s_per_gib,
                 "reason": "; ".join([*row.errors, *row.skips, *filter(None, [row.starved])])
                 or None,
+                **further_fields(reading, at, row),
             }
 
 
@@ -157,6 +162,8 @@ def _check_rows(check: Check) -> Iterator[dict[str, object]]:
     for verdict in check.verdicts:
         found = None if isinstance(verdict, FailedNow) else verdict.numbers
         yield {
+            "baseline_kernel": ", ".join(check.baseline_kernels),
+            "new_kernel": ", ".join(check.new_kernels),
             "verdict": verdict.status,
             "point": verdict.pair.point,
             "pager": verdict.pair.spec,
@@ -204,7 +211,7 @@ def _cell(value: object) -> object:
     if value is None:
         return ""
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return "true" if value else "false"
     if isinstance(value, str):
         return clean(value)
     return value if isinstance(value, int | float) else json.dumps(value)

@@ -16,7 +16,7 @@ from kvmpc.caution import HOST, Caution
 from kvmpc.judge.criteria import Criteria
 from kvmpc.judge.reading import read
 from kvmpc.judge.regression import check
-from kvmpc.result.records import Point, Skip
+from kvmpc.result.records import PROFILED, Point, Profile, Skip
 from kvmpc.show.formats import KINDS, format_check, format_result
 from kvmpc.show.table import MAX_COLUMNS
 
@@ -205,6 +205,66 @@ def test_json_has_the_same_rows_and_says_what_it_is(swept: Any) -> None:
     assert list(document["rows"][0]) == list(as_csv[0])
     assert document["rows"][4]["pages_per_s"] is None
     assert {"unsteady"} == {warning["code"] for warning in document["warnings"]}
+
+
+def test_rows_of_two_kernels_can_be_told_apart(make_result: Make, make_trial: Make) -> None:
+    def rows(release: str, started: str) -> list[dict[str, str]]:
+        host = {"hostname": "lab1", "kernel": {"release": release}, "cpu": {"model": "EPYC"}}
+        late = Caution("start-skew", "late", "wait", size=0.1)
+        trials = [make_trial("uffd", n, warnings=(late,)) for n in (1, 2, 3)]
+        result = make_result(
+            *trials, make_trial("exit"), host=host, started=started, tool_version="0.9",
+            options={"pinned": True, "vcpus": 2},
+        )  # fmt: skip
+        return _rows(format_result(read(result), "csv"))
+
+    old = rows("6.1", "2026-01-02T03:04:05+00:00")
+    both = [*old, *rows("6.12", "2026-02-02T03:04:05+00:00")]
+    assert [(row["kernel"], row["label"]) for row in both] == [
+        ("6.1", "uffd"), ("6.1", "exit(sigbus)"), ("6.12", "uffd"), ("6.12", "exit(sigbus)"),
+    ]  # fmt: skip
+    assert len({row["started"] for row in both}) == 2
+    assert (old[0]["hostname"], old[0]["cpu"], old[0]["kvmpc"]) == ("lab1", "EPYC", "0.9")
+    assert (old[0]["pinned"], old[0]["overlap"]) == ("true", "false")
+    assert (old[0]["cautions"], old[1]["cautions"]) == ("start-skew", "")
+
+
+@pytest.mark.parametrize("host", [{}, {"kernel": 3, "cpu": None, "hostname": []}])
+def test_a_run_whose_host_is_not_known_has_empty_cells(
+    make_result: Make, make_trial: Make, host: Any
+) -> None:
+    reading = read(make_result(make_trial("uffd"), host=host))
+    (row,) = _rows(format_result(reading, "csv"))
+    assert (row["hostname"], row["kernel"], row["cpu"]) == ("", "", "")
+    assert json.loads(format_result(reading, "json"))["kernel"] is None
+
+
+def test_a_row_has_its_split_its_installs_and_its_profile(
+    make_result: Make, make_trial: Make
+) -> None:
+    metrics = {"install_ns_per_page": 700.0, "noticed_p50_ns": 5000.0, "back_p99_ns": 90.0}
+    profile = Profile(
+        event="cycles", frequency_hz=999, samples=1000, modes={"guest": 0.1, "kernel": 0.9},
+        roles={}, spin={"userfaultfd": 0.25, "mmu_lock": 0.125}, irqs_off={}, top={},
+    )  # fmt: skip
+    reading = read(
+        make_result(
+            make_trial("uffd", metrics={"pages_per_s": 1000.0, **metrics}),
+            make_trial("uffd", PROFILED, profile=profile),
+            make_trial("exit"),
+        )
+    )
+    uffd, other = json.loads(format_result(reading, "json"))["rows"]
+    assert {name: uffd[name] for name in metrics} == metrics
+    found = {name: value for name, value in uffd.items() if name.startswith("profile_")}
+    assert found == {
+        "profile_event": "cycles", "profile_samples": 1000, "profile_guest_share": 0.1,
+        "profile_kernel_share": 0.9, "profile_user_share": 0.0, "profile_spin_share": 0.375,
+        "profile_spin_userfaultfd_share": 0.25, "profile_spin_mmu_lock_share": 0.125,
+        "profile_spin_mmap_vma_share": None, "profile_spin_page_allocator_share": None,
+        "profile_spin_other_share": None, "profile_irqs_off_share": None,
+    }  # fmt: skip
+    assert {other[name] for name in found} == {None}
 
 
 def test_markdown_has_a_table_for_each_point(swept: Any) -> None:
