@@ -18,18 +18,23 @@ Examples:
   kvmpc check new.json --against old.json --normalise
   kvmpc check new.json --against lab1 --limit rate=3% --limit p99=off --alpha 0.001
   kvmpc check new.json --against lab1 --allow-host frequency.governors --format ktap
+  kvmpc check new.json --against lab1 --allow-missing exit
 
 \b
 Metrics: rate (pages/s), p99 (fault time), cpu (CPU s/GiB).
 Verdicts: worse, better, same (surely within the limit), unsure; how each is found, below the table.
-Exit codes: 0 ok, 1 a row is worse, 4 a pager's trials fail that did not, 5 unsure: nothing is known
-to be worse, but not every row could be told; 2 these results cannot be compared (the message names
-each reason).
+Exit codes: 0 ok, 1 a row is worse or missing, 4 a pager's trials fail that did not, 5 unsure: none
+is known to be worse, but not every row could be told; 2 these results cannot be compared (the
+message names each reason).
 """
 
 _EXIT_CODES = {
-    "ok": EXIT_OK, "worse": EXIT_REGRESSION, "failed": EXIT_FAILED, "unsure": EXIT_UNSURE,
-}  # fmt: skip
+    "ok": EXIT_OK,
+    "worse": EXIT_REGRESSION,
+    "missing": EXIT_REGRESSION,
+    "failed": EXIT_FAILED,
+    "unsure": EXIT_UNSURE,
+}
 """By what a check comes to."""
 
 
@@ -139,6 +144,12 @@ def remove(name: str) -> None:
     help="A fact of the host that may differ; repeat for more.",
 )
 @click.option(
+    "--allow-missing",
+    metavar="NAME",
+    multiple=True,
+    help="A pager or point of the baseline that may be missing, or fail; repeat for more.",
+)
+@click.option(
     "--allow-unfinished",
     is_flag=True,
     help="Judge what there is of a run that did not finish.",
@@ -151,6 +162,7 @@ def check(
     alphas: tuple[str, ...],
     normalise: bool,
     allow_host: tuple[str, ...],
+    allow_missing: tuple[str, ...],
     allow_unfinished: bool,
     kind: str,
 ) -> None:  # fmt: skip
@@ -177,6 +189,7 @@ def check(
         limits=dict(parse_limit(text) for text in limits),
         normalise=normalise,
         allow_host=allow_host,
+        allow_missing=allow_missing,
         allow_unfinished=allow_unfinished,
     )
     refuse_stdin_twice(*files, *against)

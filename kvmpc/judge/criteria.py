@@ -50,6 +50,8 @@ class Criteria:
     normalise: judge each value as a ratio to that of the first pager that does not fetch, of the
         same round: what the whole host lost or won is divided out.
     allow_host: facts of `hostmatch.IDENTITY` that may differ.
+    allow_missing: what the baseline has measured and the result need not have: pagers, by spec or
+        label, and points; what fails now, too.
     allow_unfinished: whether to judge what there is of a run that did not finish.
 
     Raises: UsageError.
@@ -60,6 +62,7 @@ class Criteria:
     limits: Mapping[str, float | None] = field(default_factory=dict)
     normalise: bool = False
     allow_host: tuple[str, ...] = ()
+    allow_missing: tuple[str, ...] = ()
     allow_unfinished: bool = False
 
     def __post_init__(self) -> None:

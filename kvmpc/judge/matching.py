@@ -52,12 +52,16 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Unmatched:
-    """What was not compared, with the reason; `side` is ``new`` or ``baseline``: where it is."""
+    """What was not compared, with the reason; `side` is ``new`` or ``baseline``: where it is.
+
+    lost: the rows in it that the baseline has measured, and that nothing measured now.
+    """
 
     side: str
     point: str
     label: str
     reason: str
+    lost: tuple[Pair, ...] = ()
 
 
 def kernels(results: Sequence[Result]) -> tuple[str, ...]:
@@ -150,7 +154,12 @@ def match(
                 (baseline, new, "baseline") if key in baseline.points else (new, baseline, "new")
             )
             reason = _nearest(here.options[key], there)
-            unmatched.append(Unmatched(side=side, point=names[key], label="", reason=reason))
+            gone = [
+                Pair(names[key], pager, runs, []) for pager, runs in baseline.pagers(key).values()
+            ]
+            unmatched.append(
+                Unmatched(side=side, point=names[key], label="", reason=reason, lost=_lost(gone))
+            )
             continue
         old, now = baseline.pagers(key), new.pagers(key)
         for which, (pager, _) in {**old, **now}.items():
@@ -162,10 +171,21 @@ def match(
             else:
                 unmatched.append(
                     Unmatched(
-                        side=without[0], point=pair.point, label=pair.label, reason=without[1]
+                        side=without[0], point=pair.point, label=pair.label, reason=without[1],
+                        lost=_lost([pair]) if without[0] == "baseline" else (),
                     )
-                )
+                )  # fmt: skip
     return pairs, unmatched
+
+
+def _lost(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    """Return those that the baseline has measured."""
+    return tuple(
+        pair
+        for pair in pairs
+        if any(measured_trials(run, pair.spec) for run in pair.baseline)
+        and not failures(pair.baseline, pair.spec)
+    )
 
 
 def _nearest(options: Mapping[str, object], there: _Side) -> str:

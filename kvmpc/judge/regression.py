@@ -1,7 +1,9 @@
 """Whether a result is worse than a baseline: matching rows, a test, a limit, a verdict for each.
 
 **What is compared.** The same pager (and, for ``exit``, the same provider) at the same point on the
-same kind of host; what has no partner is listed, and nothing matching at all is an error.
+same kind of host. What the baseline has measured and the result has not is *missing*, and red: that
+it can no longer be measured may be what the kernel broke. What only the result has is listed, and
+nothing matching at all is an error.
 
 **Worse** (and better, the other way round) takes two things: chance does not explain the change,
 and as measured it is beyond its limit. The limit alone would be crossed by noise, the test alone by
@@ -36,7 +38,7 @@ from itertools import chain
 from typing import Final
 
 from kvmpc.caution import Caution
-from kvmpc.errors import MismatchError
+from kvmpc.errors import MismatchError, UsageError
 from kvmpc.judge.criteria import Criteria, Judged
 from kvmpc.judge.evidence import Evidence, TwoSamples
 from kvmpc.judge.intervals import CONFIDENCE
@@ -53,7 +55,15 @@ from kvmpc.judge.resampling import holm, sizes_needed
 from kvmpc.judge.rows import measured_trials, share_base
 from kvmpc.judge.starved import is_busy, why_busy
 from kvmpc.judge.summary import median
-from kvmpc.judge.verdicts import Compared, FailedNow, Numbers, Status, Unjudged, Verdict
+from kvmpc.judge.verdicts import (
+    Compared,
+    FailedNow,
+    Missing,
+    Numbers,
+    Status,
+    Unjudged,
+    Verdict,
+)
 from kvmpc.result.metrics import FAULT_P99, Metric
 from kvmpc.result.records import Result
 
@@ -103,7 +113,7 @@ def check(
     """Judge the results `new` against the results `baseline`, one or several runs on each side.
 
     Raises: MismatchError where hosts differ, a run did not finish, nothing matches, or nothing
-    could ever be red.
+    could ever be red; UsageError where what may be missing is nowhere.
     """
     criteria = criteria or Criteria()
     if not baseline or not new:
@@ -112,8 +122,10 @@ def check(
     cautions += check_finished(baseline, new, allowed=criteria.allow_unfinished)
     unit = "run" if len(baseline) > 1 or len(new) > 1 else "round"
     pairs, unmatched = match(baseline, new)
+    _check_names(criteria.allow_missing, [*pairs, *chain(*(each.lost for each in unmatched))])
     found = [test for pair in pairs for test in _tests(pair, criteria, by_run=unit == "run")]
-    if not found:
+    measured = any(measured_trials(run, spec) for run in new for spec in run.pagers)
+    if not found and not (measured and any(each.label and each.lost for each in unmatched)):
         raise MismatchError(
             [
                 "nothing matches: " + ": ".join(filter(None, [each.point, each.label, each.reason]))
@@ -121,18 +133,53 @@ def check(
             ]
             or ["nothing matches: no row has a metric in common"]
         )
+    found, listed = _without_allowed(found, unmatched, criteria.allow_missing)
+    verdicts = _decide(found, criteria, unit)
     order = list(Status)
     return Check(
         criteria=criteria,
-        verdicts=tuple(
-            sorted(_decide(found, criteria, unit), key=lambda verdict: order.index(verdict.status))
-        ),
-        unmatched=tuple(unmatched),
+        verdicts=tuple(sorted(verdicts, key=lambda verdict: order.index(verdict.status))),
+        unmatched=tuple(listed),
         cautions=tuple(dict.fromkeys(cautions)),
         unit=unit,
         baseline_kernels=kernels(baseline),
         new_kernels=kernels(new),
     )
+
+
+def _names(pair: Pair) -> set[str]:
+    """Return what a row may be called where it is allowed to be missing."""
+    return {pair.spec, pair.label, pair.point, f"{pair.point}: {pair.label}"} - {""}
+
+
+def _check_names(allowed: Sequence[str], pairs: Sequence[Pair]) -> None:
+    """Refuse a name that nothing has, which would allow nothing. Raises: UsageError."""
+    known = dict.fromkeys(name for pair in pairs for name in (pair.label, pair.point) if name)
+    for name in allowed:
+        if not any(name in _names(pair) for pair in pairs):
+            raise UsageError("--allow-missing", name, f"of the baseline: {', '.join(known)}")
+
+
+def _without_allowed(
+    found: Sequence[_Test | Verdict], unmatched: Sequence[Unmatched], allowed: Sequence[str]
+) -> tuple[list[_Test | Verdict], list[Unmatched]]:
+    """Return what to judge, with what is missing and may not be, and what is only to be listed."""
+    kept: list[_Test | Verdict] = []
+    listed: list[Unmatched] = []
+    for each in unmatched:
+        missing = [pair for pair in each.lost if not _names(pair) & {*allowed}]
+        kept += [Missing(pair=pair, reason=each.reason) for pair in missing]
+        if len(missing) < max(1, len(each.lost)):
+            listed.append(each)
+    for test in found:
+        if isinstance(test, FailedNow | Missing) and _names(test.pair) & {*allowed}:
+            reason = f"{test.metric} {test.reason}".strip()
+            listed.append(
+                Unmatched(side="new", point=test.pair.point, label=test.pair.label, reason=reason)
+            )
+        else:
+            kept.append(test)
+    return kept, listed
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -248,13 +295,10 @@ def _tests(pair: Pair, criteria: Criteria, *, by_run: bool) -> Iterator[_Test | 
                 pair=pair, judged=judged, limit=limit, baseline=math.exp(median(old) or 0.0),
                 new=math.exp(median(now) or 0.0), evidence=TwoSamples(old, now),
             )  # fmt: skip
-        elif problem or old or now or _too_busy(pair):
-            reason = (
-                _too_busy(pair)
-                or problem
-                or f"not measured in {'the result' if old else 'the baseline'}"
-            )
+        elif reason := _too_busy(pair) or problem:
             yield Unjudged(pair=pair, metric=judged.name, limit=limit, reason=reason)
+        elif old:
+            yield Missing(pair=pair, metric=judged.name, reason="not measured in the result")
 
 
 def _may_have(run: Result, metric: Metric) -> bool:
@@ -330,8 +374,8 @@ def _decide(found: Sequence[_Test | Verdict], criteria: Criteria, unit: str) -> 
         reasons = dict.fromkeys(f"{each.pair.label}: {each.reason}" for each in without)
         raise MismatchError(list(reasons), "measure again what is missing, on a host at rest")
     blind = [each for each in verdicts if isinstance(each, Unjudged) and each.numbers]
-    failed = any(isinstance(each, FailedNow) for each in verdicts)
-    if blind and len(blind) == len(decided) and not failed:
+    red = any(isinstance(each, FailedNow | Missing) for each in verdicts)
+    if blind and len(blind) == len(decided) and not red:
         needed = max(
             sizes_needed(min(alphas[name] / len(family), _LEAST_LEVEL))
             for name, family in families.items()

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from kvmpc.judge.matching import Pair
 
-__all__ = ["Compared", "FailedNow", "Numbers", "Status", "Unjudged", "Verdict"]
+__all__ = ["Compared", "FailedNow", "Missing", "Numbers", "Status", "Unjudged", "Verdict"]
 
 
 class Status(StrEnum):
@@ -15,10 +15,12 @@ class Status(StrEnum):
 
     worse: surely worse, and by more than its limit as measured. better: the same the other way.
     same: its interval lies inside the limit. unsure: none of these could be shown.
-    unjudged: nothing could ever have been shown. failed: its trials fail now.
+    unjudged: nothing could ever have been shown. missing: the baseline has it, the result has not.
+    failed: its trials fail now.
     """
 
     WORSE = "worse"
+    MISSING = "missing"
     FAILED = "failed"
     UNSURE = "unsure"
     UNJUDGED = "unjudged"
@@ -28,7 +30,7 @@ class Status(StrEnum):
     @property
     def red(self) -> bool:
         """Whether it turns the check red."""
-        return self in (Status.WORSE, Status.FAILED)
+        return self in (Status.WORSE, Status.MISSING, Status.FAILED)
 
     @property
     def open(self) -> bool:
@@ -122,4 +124,21 @@ class FailedNow:
         return f"{self.failed} of {self.trials} trials failed: {self.error}"
 
 
-Verdict = Compared | Unjudged | FailedNow
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """A pager at a point that the baseline has measured and the result has not, and why.
+
+    metric: the one that is missing, "" where all are.
+    """
+
+    pair: Pair
+    reason: str
+    metric: str = ""
+
+    @property
+    def status(self) -> Status:
+        """Always `Status.MISSING`."""
+        return Status.MISSING
+
+
+Verdict = Compared | Unjudged | FailedNow | Missing

@@ -13,7 +13,7 @@ from typing import Final
 from kvmpc.judge.matching import pair_cautions
 from kvmpc.judge.regression import Check
 from kvmpc.judge.told import of_run, tell
-from kvmpc.judge.verdicts import Compared, FailedNow, Numbers, Status, Verdict
+from kvmpc.judge.verdicts import Compared, FailedNow, Missing, Numbers, Status, Verdict
 from kvmpc.result.records import Result
 from kvmpc.show.cells import (
     ABSENT,
@@ -61,8 +61,8 @@ def check_cells(verdict: Verdict) -> list[str]:
     """Return the cells of a verdict, under `CHECK_HEADERS`."""
     status = verdict.status.upper() if verdict.status.red else verdict.status
     name = clean(row_name(verdict.pair.point, verdict.pair.label))
-    if isinstance(verdict, FailedNow):
-        return [status, name, *[ABSENT] * 6]
+    if isinstance(verdict, FailedNow | Missing):
+        return [status, name, verdict.metric or ABSENT, *[ABSENT] * 5]
     found = verdict.numbers
     unit = duration if verdict.metric == "p99" and found and found.new > 1000 else number
     return [
@@ -144,7 +144,7 @@ def check_notes(check: Check) -> Iterator[str]:
 
 def _meanings(check: Check) -> Iterator[str]:
     """Yield what the verdicts mean, what alpha holds for, and what it does not."""
-    tests = sum(not isinstance(v, FailedNow) and v.numbers is not None for v in check.verdicts)
+    tests = sum(getattr(v, "numbers", None) is not None for v in check.verdicts)
     own = "".join(f", {name} {alpha:g}" for name, alpha in check.criteria.alphas.items())
     unit = check.unit
     yield (
@@ -168,6 +168,7 @@ def _meanings(check: Check) -> Iterator[str]:
 _OUTCOMES: Final = {
     None: "ok",
     Status.WORSE: "REGRESSION",
+    Status.MISSING: "MISSING",
     Status.FAILED: "FAILED",
     Status.UNSURE: "UNSURE",
 }
@@ -176,6 +177,8 @@ _OUTCOMES: Final = {
 def _outcome(check: Check) -> str:
     counts = [f"{count} {status}" for status in Status if (count := len(check.having(status)))]
     more = ""
+    if check.status is Status.MISSING:
+        more = " What may be missing or fail has to be allowed by name (--allow-missing)."
     if check.status is Status.UNSURE:
         more = f" Measure more {check.unit}s, on a quieter host, or tolerate more (--limit)."
     return f"{_OUTCOMES[check.status]}: {', '.join(counts)}.{more}"

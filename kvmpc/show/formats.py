@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from kvmpc.caution import Caution
-from kvmpc.judge.matching import pair_cautions
+from kvmpc.judge.matching import Unmatched, pair_cautions
 from kvmpc.judge.reading import Reading
 from kvmpc.judge.regression import Check
 from kvmpc.judge.summary import Summary
 from kvmpc.judge.told import Told
-from kvmpc.judge.verdicts import Compared, FailedNow
+from kvmpc.judge.verdicts import Compared
 from kvmpc.show.cases import Case, End, cases_of_check, cases_of_result
 from kvmpc.show.cells import MAX_COLUMNS, clean
 from kvmpc.show.check_table import CHECK_HEADERS, check_cells, check_notes, format_check_table
@@ -106,7 +106,7 @@ def format_check(check: Check, kind: str, room: int = MAX_COLUMNS) -> str:
                 "baseline_kernels": check.baseline_kernels,
                 "new_kernels": check.new_kernels,
                 "rows": rows,
-                "unmatched": [vars(each) for each in check.unmatched],
+                "unmatched": [_unmatched(each) for each in check.unmatched],
                 "warnings": _cautions(check.cautions),
             },
         )
@@ -160,7 +160,7 @@ def _spread(name: str, found: Summary | None) -> dict[str, object]:
 def _check_rows(check: Check) -> Iterator[dict[str, object]]:
     first_limit = next(iter(check.criteria.judged.values()))
     for verdict in check.verdicts:
-        found = None if isinstance(verdict, FailedNow) else verdict.numbers
+        found = getattr(verdict, "numbers", None)
         yield {
             "baseline_kernel": ", ".join(check.baseline_kernels),
             "new_kernel": ", ".join(check.new_kernels),
@@ -169,7 +169,7 @@ def _check_rows(check: Check) -> Iterator[dict[str, object]]:
             "pager": verdict.pair.spec,
             "label": verdict.pair.label,
             "metric": verdict.metric,
-            "limit": first_limit if isinstance(verdict, FailedNow) else verdict.limit,
+            "limit": getattr(verdict, "limit", first_limit),
             **{name: getattr(found, name, None) for name in _NUMBERS},
             **{name: getattr(verdict, name, None) for name in _ADJUSTED},
             "baseline_n": found.baseline_n if found else 0,
@@ -183,6 +183,10 @@ def _told(told: Told) -> dict[str, object]:
     """Return a caution of a result, with whose it is and how often it was given."""
     often = {"where": told.where or None, "times": told.times, "times_of": told.unit}
     return {**vars(told.caution), **often}
+
+
+def _unmatched(each: Unmatched) -> dict[str, str]:
+    return {name: getattr(each, name) for name in ("side", "point", "label", "reason")}
 
 
 def _cautions(cautions: Sequence[Caution]) -> list[Mapping[str, object]]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kvmpc.result.document import to_json
-from kvmpc.result.records import Result, TrialResult
+from kvmpc.result.records import Result, Skip, TrialResult
 
 HOST = {
     "kernel": {"release": "6.1.0"},
@@ -197,6 +197,31 @@ def test_a_pager_that_fails_now_is_exit_code_4_and_a_regression_beside_it_1(kvmp
         assert "failed: exit(sigbus): 1 of 11 trials failed: lost" in finished.told
 
 
+def _without(result: Result, pager: str, reason: str | None = None) -> Result:
+    trials = tuple(trial for trial in result.trials if trial.pager != pager)
+    skipped = () if reason is None else (Skip(point=0, pager=pager, reason=reason),)
+    return replace(result, trials=trials, skipped=skipped)
+
+
+@pytest.mark.parametrize("reason", [None, "UFFD_FEATURE_SIGBUS is not offered"])
+def test_a_pager_that_is_gone_is_red_unless_it_is_allowed_by_name(kvmpc, keep, lab1, reason):
+    new = keep("new", _without(_result(2), "exit", reason))
+    finished = kvmpc("check", new, "--against", lab1)
+    assert finished.code == 1
+    assert finished.stdout.splitlines()[2].split()[:2] == ["MISSING", "exit(sigbus)"]
+    assert "MISSING: 1 missing, 6 same." in finished.told
+    assert f"missing: exit(sigbus): {f'skipped in the result: {reason}' if reason else ''}" in (
+        finished.told
+    )
+    ktap = kvmpc("check", new, "--against", lab1, "--format", "ktap").stdout
+    assert "not ok 1 exit(sigbus)" in ktap.splitlines()
+    assert kvmpc("--exit-codes", "bisect", "check", new, "--against", lab1).code == 1
+    for name in ("exit", "exit(sigbus)"):
+        allowed = kvmpc("check", new, "--against", lab1, "--allow-missing", name)
+        assert allowed.code == 0, allowed.stdout
+        assert "not compared: exit(sigbus)" in allowed.told
+
+
 def test_several_runs_on_each_side_are_compared_as_runs(kvmpc, keep):
     old = [keep(f"old{n}", _result(n)) for n in range(6)]
     same = [keep(f"same{n}", _result(n + 10)) for n in range(6)]
@@ -263,6 +288,7 @@ def test_options_that_differ_are_refused_by_name(kvmpc, keep, lab1):
         (["--against", "lab1", "--alpha", "speed=0.1"], ["--alpha", "rate, p99, cpu"]),
         (["--against", "lab1", "--alpha", "0.1", "--alpha", "0.2"], ["--alpha", "once"]),
         (["--against", "lab1", "--allow-host", "colour"], ["--allow-host", "cpu.model"]),
+        (["--against", "lab1", "--allow-missing", "exti"], ["exti", "none, uffd, exit(sigbus)"]),
         (["--against", "lab1", "--format", "xml"], ["--format", "ktap"]),
         ([], ["--against"]),
     ],

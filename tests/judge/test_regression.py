@@ -319,6 +319,18 @@ def test_a_pager_that_fails_now_is_red_once_and_has_no_number(
     assert failed.pair.label == "exit(sigbus)"
 
 
+def test_a_pager_that_may_fail_is_listed_and_the_others_are_judged(
+    make_run: Make, make_trial: Make
+) -> None:
+    old, new = _exact(make_run), _with_failure(_exact(make_run), "exit", make_trial)
+    assert check([old], [new]).status is Status.FAILED
+    found = check([old], [new], Criteria(allow_missing=("exit",)))
+    assert found.status is None
+    assert [(each.label, each.reason.partition(":")[0]) for each in found.unmatched] == [
+        ("exit(sigbus)", "1 of 11 trials failed")
+    ]
+
+
 def test_a_pager_that_failed_in_the_baseline_is_not_compared(
     make_run: Make, make_trial: Make
 ) -> None:

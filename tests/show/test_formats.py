@@ -300,7 +300,8 @@ def test_ktap_of_a_check_has_not_ok_for_what_turned_red(checked: Any) -> None:
     assert tests["uffd: rate"] == ("not ok", None)
     assert tests["exit(sigbus)"] == ("not ok", None)
     assert tests["none: rate"] == ("ok", None)
-    assert tests["gone"] == ("ok", "not compared: not in the result")
+    assert tests["gone"] == ("not ok", None)
+    assert "# gone: missing: not in the result" in text.splitlines()
     assert tests["new"] == ("ok", "not compared: not in the baseline")
     assert re.search(r"^# uffd: rate: worse: 100,500 to 80,440, -20.0% \[", text, re.MULTILINE)
 
@@ -309,11 +310,12 @@ def test_the_table_of_a_check_begins_with_what_turned_red(checked: Any) -> None:
     text = format_check(checked, "table")
     lines = text.splitlines()
     rows = [line.split() for line in lines[2:] if line and not line.startswith(" ")]
-    assert [row[0] for row in rows[:3]] == ["WORSE", "FAILED", "better"]
-    assert [row[1] for row in rows[:3]] == ["uffd", "exit(sigbus)", "none"]
-    assert "REGRESSION: 1 worse, 1 failed, 1 better, 4 same." in text
+    assert [row[0] for row in rows[:4]] == ["WORSE", "MISSING", "FAILED", "better"]
+    assert [row[1] for row in rows[:4]] == ["uffd", "gone", "exit(sigbus)", "none"]
+    assert "REGRESSION: 1 worse, 1 missing, 1 failed, 1 better, 4 same." in text
     assert "failed: exit(sigbus): 1 of 11 trials failed: vcpu1: page 22 holds" in text
-    assert "not compared: gone: not in the result" in text
+    assert "missing: gone: not in the result" in text
+    assert "not compared: new: not in the baseline" in text
     assert max(map(len, lines)) <= MAX_COLUMNS
 
 
