@@ -39,7 +39,7 @@ def further_fields(reading: Reading, at: PointReading, row: Row) -> dict[str, ob
 
     cautions: codes of what weakens it, the worst first. Times are medians over rounds, in ns:
     install_ns_per_page of a mean, those of the split of quantiles. Shares of a profile are of all
-    its CPU time, and no better than its samples are many.
+    its CPU time, absent where it has too few samples for any (`profile_samples`).
     """
     trials = usable_trials(at.result, row.spec)
     metrics = [INSTALL, *(part_metric(part, name) for part in PARTS for name in PART_QUANTILES)]
@@ -57,13 +57,14 @@ def _codes(reading: Reading, name: str) -> list[str]:
 def _profile_fields(at: PointReading, row: Row) -> dict[str, object]:
     """Return the shares of a row's profile, of which there is one at most."""
     profile = next(iter(usable_profiles(at.result, row.spec)), None)
-    spin = profile.spin if profile else {}
-    hidden = profile.irqs_off if profile else {}
+    telling = profile if profile is not None and profile.tells else None
+    spin = telling.spin if telling else {}
+    hidden = telling.irqs_off if telling else {}
     return {
         "profile_event": profile.event if profile else None,
         "profile_samples": profile.samples if profile else None,
         **{
-            f"profile_{mode}_share": profile.modes.get(mode, 0.0) if profile else None
+            f"profile_{mode}_share": telling.modes.get(mode, 0.0) if telling else None
             for mode in _MODES
         },
         "profile_spin_share": sum(spin.values()) if spin else None,

@@ -16,7 +16,7 @@ from kvmpc.caution import HOST, Caution
 from kvmpc.judge.criteria import Criteria
 from kvmpc.judge.reading import read
 from kvmpc.judge.regression import check
-from kvmpc.result.records import PROFILED, Point, Profile, Skip
+from kvmpc.result.records import FEWEST_SAMPLES, PROFILED, Point, Profile, Skip
 from kvmpc.show.formats import KINDS, format_check, format_result
 from kvmpc.show.table import MAX_COLUMNS
 
@@ -263,8 +263,23 @@ def test_a_row_has_its_split_its_installs_and_its_profile(
         "profile_spin_userfaultfd_share": 0.25, "profile_spin_mmu_lock_share": 0.125,
         "profile_spin_mmap_vma_share": None, "profile_spin_page_allocator_share": None,
         "profile_spin_other_share": None, "profile_irqs_off_share": None,
+        "profile_spin_run_queue_share": None,
     }  # fmt: skip
     assert {other[name] for name in found} == {None}
+
+
+def test_a_profile_of_too_few_samples_has_no_share_in_a_row(
+    make_result: Make, make_trial: Make
+) -> None:
+    profile = Profile(
+        event="cycles", frequency_hz=999, samples=FEWEST_SAMPLES - 1, modes={"kernel": 1.0},
+        roles={}, spin={"userfaultfd": 0.25}, irqs_off={"mmu_lock": 0.1}, top={},
+    )  # fmt: skip
+    trials = [make_trial("uffd"), make_trial("uffd", PROFILED, profile=profile)]
+    (row,) = json.loads(format_result(read(make_result(*trials)), "json"))["rows"]
+    assert row["profile_samples"] == FEWEST_SAMPLES - 1
+    shares = [name for name in row if name.startswith("profile_") and name.endswith("_share")]
+    assert {row[name] for name in shares} == {None}
 
 
 def test_markdown_has_a_table_for_each_point(swept: Any) -> None:
