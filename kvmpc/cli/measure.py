@@ -34,8 +34,9 @@ Examples:
 
 @click.command(epilog=PAGERS_HELP)
 @click.argument("pagers", nargs=-1, metavar="[PAGER]...")
-@click.option("--rounds", type=int, metavar="N", default=3, show_default=True,
-              help="Measured trials of each pager, interleaved.")  # fmt: skip
+@click.option("--rounds", type=int, metavar="N", default=6, show_default=True,
+              help="Measured trials of each pager, interleaved; fewer than 6 have a range and no "
+                   "interval.")  # fmt: skip
 @work_options
 @format_option
 def compare(pagers: tuple[str, ...], **options: Any) -> None:

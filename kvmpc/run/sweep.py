@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvmpc.errors import UsageError
+from kvmpc.judge.intervals import FEWEST_FOR_INTERVAL
 from kvmpc.result.files import UnreadableError, read_text
 from kvmpc.result.records import BUSY_LIMIT
 from kvmpc.run.axes import AXES, SCALARS, choices_of
@@ -84,7 +85,7 @@ def _plan_of_document(document: Mapping[str, Any], text: str, confirmed: bool) -
     return plan_of(
         made,
         confirmed=confirmed,
-        rounds=scalars.get("rounds", 3),
+        rounds=scalars.get("rounds", FEWEST_FOR_INTERVAL),
         warmup=scalars.get("warmup", 1),
         watchdog_s=scalars.get("watchdog", 10.0),
         profile=scalars.get("profile", False),

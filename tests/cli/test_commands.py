@@ -69,6 +69,27 @@ def test_whole_pages_are_verified_where_that_is_asked_for(kvmpc, tiny):
     assert "verified whole" in shown.stdout
 
 
+def test_what_nobody_asked_otherwise_has_rounds_for_an_interval(kvmpc):
+    work = ("--vcpus", "1", "--mem-per-vcpu", "92K", "--warmup", "0")
+    (kvmpc.folder / "s.toml").write_text('vcpus = 1\nmem_per_vcpu = "92K"\nwarmup = 0\n')
+    for command in (("compare", *work), ("sweep", "s.toml")):
+        finished = kvmpc(*command, "--format", "json")
+        assert finished.code == 0, finished
+        for row in json.loads(finished.stdout)["rows"]:
+            assert row["rounds"] == 6
+            assert (row["ratio_spread"], row["ratio_coverage"]) == ("interval", 0.96875)
+
+
+@pytest.mark.kvm
+def test_one_run_is_one_measurement_and_its_ends_are_a_range(kvmpc):
+    finished = kvmpc("run", "exit", "--vcpus", "1", "--mem-per-vcpu", "92K", "--format", "json")
+    assert finished.code == 0, finished
+    (row,) = json.loads(finished.stdout)["rows"]
+    assert (row["rounds"], row["pages_per_s_spread"]) == (1, "range")
+    assert row["pages_per_s_low"] == row["pages_per_s"] == row["pages_per_s_high"]
+    assert row["pages_per_s_coverage"] is None
+
+
 @pytest.mark.kvm
 def test_every_round_has_every_pager_and_warm_up_touches_an_eighth(kvmpc, tiny):
     pagers = ("none", "uffd", "exit")

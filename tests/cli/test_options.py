@@ -9,6 +9,7 @@ import pytest
 
 from kvmpc.cli import cli
 from kvmpc.cli.options import PAGERS_HELP
+from kvmpc.judge.intervals import FEWEST_FOR_INTERVAL
 from kvmpc.pagers import DEFAULT_COMPARE, PAGERS, parse_pager
 from kvmpc.run.axes import AXES, SCALARS
 from kvmpc.show.formats import KINDS
@@ -26,6 +27,13 @@ def _choices(command: str, option: str) -> list[str]:
             assert isinstance(parameter.type, click.Choice)
             return list(parameter.type.choices)
     raise AssertionError(f"{command} has no {option}")
+
+
+def test_compare_has_the_fewest_rounds_that_have_an_interval_and_says_so() -> None:
+    (rounds,) = (each for each in cli.commands["compare"].params if each.name == "rounds")
+    assert isinstance(rounds, click.Option)
+    assert rounds.default == FEWEST_FOR_INTERVAL
+    assert f"fewer than {FEWEST_FOR_INTERVAL} have a range" in (rounds.help or "")
 
 
 @pytest.mark.parametrize("command", ["compare", "run", "sweep", "show", "check"])
