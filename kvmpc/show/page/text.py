@@ -63,7 +63,11 @@ def percent(share: float | None) -> str:
 
 
 def span(low: float, high: float, spell: Callable[[float], str] = ratio) -> str:
-    """Return ``1.49-1.94``, with a unit that both ends have said once: ``8.1-9.4 us``."""
+    """Return ``[1.49-1.94]``, with a unit that both ends have said once: ``[8.1-9.4 us]``."""
+    return f"[{_from_to(low, high, spell)}]"
+
+
+def _from_to(low: float, high: float, spell: Callable[[float], str]) -> str:
     first, last = spell(low), spell(high)
     unit = re.search(r"[^\d.]*$", last)
     if unit and first.endswith(unit[0]) and first != unit[0]:
@@ -72,9 +76,10 @@ def span(low: float, high: float, spell: Callable[[float], str] = ratio) -> str:
 
 
 def ends(low: float, high: float, spread: Spread, spell: Callable[[float], str] = ratio) -> str:
-    """Return ``[1.49-1.94]`` of an interval; anything else says what it is: ``(range 1.5-1.9)``."""
-    shown = span(low, high, spell)
-    return f"[{shown}]" if spread is Spread.INTERVAL else f"({spread} {shown})"
+    """Return the `span` of an interval; anything else says what it is: ``(range 1.5-1.9)``."""
+    if spread is Spread.INTERVAL:
+        return span(low, high, spell)
+    return f"({spread} {_from_to(low, high, spell)})"
 
 
 def interval(summary: Summary | None, spell: Callable[[float], str] = ratio) -> str:

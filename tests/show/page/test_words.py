@@ -151,10 +151,10 @@ def test_a_command_is_quoted_so_that_a_shell_reads_it_back() -> None:
 
 
 def test_an_interval_says_a_unit_once() -> None:
-    assert text.span(8100, 9400, text.duration) == "8.1-9.4 us"
-    assert text.span(810, 9400, text.duration) == "810 ns-9.4 us"
-    assert text.span(1200, 1300, text.short) == "1.2-1.3k"
-    assert text.span(1, 2) == "1.00-2.00"
+    assert text.span(8100, 9400, text.duration) == "[8.1-9.4 us]"
+    assert text.span(810, 9400, text.duration) == "[810 ns-9.4 us]"
+    assert text.span(1200, 1300, text.short) == "[1.2-1.3k]"
+    assert text.span(1, 2) == "[1.00-2.00]"
 
 
 def test_a_range_is_called_one_wherever_it_stands_and_an_interval_is_in_brackets() -> None:
