@@ -25,6 +25,7 @@ __all__ = [
     "FETCH",
     "FINISH_SPREAD",
     "FULL_SPEED",
+    "HOST_SPEED",
     "INSTALL",
     "LOST",
     "METRICS",
@@ -90,6 +91,9 @@ FINISH_SPREAD: Final = Metric("finish_spread_ns", "ns", -1, "from the first vCPU
 FULL_SPEED: Final = Metric(
     "full_speed_touches_per_s", "touches/s", 0, "touches of all vCPUs with every page there"
 )
+HOST_SPEED: Final = Metric(
+    "host_speed_per_s", "steps/s", 0, "a fixed loop that the kernel has no part in, right before"
+)
 TO_HALF_SPEED: Final = Metric("to_half_speed_ns", "ns", -1, "from the gate to half of full speed")
 TO_95_SPEED: Final = Metric("to_95_speed_ns", "ns", -1, "from the gate to 95 % of full speed")
 
@@ -136,7 +140,8 @@ METRICS: Final[Mapping[str, Metric]] = {
     for metric in (
         RATE, MIB_RATE, CPU, CPU_VCPUS, CPU_READERS, WAIT_VCPUS, WAIT_READERS, LOST, OTHERS,
         STOLEN, THROTTLED, START_SKEW, SETUP, TEARDOWN, INSTALL, FETCH,
-        CPU_LATENCY, FAIRNESS, FINISH_SPREAD, FULL_SPEED, TO_HALF_SPEED, TO_95_SPEED,
+        CPU_LATENCY, FAIRNESS, FINISH_SPREAD, FULL_SPEED, HOST_SPEED, TO_HALF_SPEED,
+        TO_95_SPEED,
         *FAULT_QUANTILES.values(), FAULT_MAX, *_BY_PART.values(),
     )
 }  # fmt: skip

@@ -23,6 +23,7 @@ from kvmpc.trial.perf import Recorder
 from kvmpc.trial.rig import NO_HOOKS, Rig, TrialHooks
 from kvmpc.trial.samples import Window
 from kvmpc.trial.signals import NEVER, Interrupt
+from kvmpc.trial.speed import host_speed
 from kvmpc.trial.split import latency_split
 from kvmpc.trial.watchdog import WATCHDOG_S, Watchdog
 from kvmpc.work.work import Work
@@ -60,6 +61,7 @@ def run_trial(
                 Rig(kvm, work, pager, gate, ring=ring, interrupt=interrupt, hooks=hooks)
             )
             watchdog = Watchdog(rig, interrupt, watchdog_s)
+            speed = host_speed(rig.seats.vcpus[0])
             try:
                 _start(rig, watchdog)
                 ready_ns = time.monotonic_ns()
@@ -79,7 +81,7 @@ def run_trial(
             verified = _verify(rig, interrupt)
             setup = Finding(metrics={SETUP.key: float(ready_ns - begin_ns)})
             stops = watchdog.stops
-            findings = [verified, counts, *_findings(rig, counts), setup, stops.finding()]
+            findings = [verified, counts, speed, *_findings(rig, counts), setup, stops.finding()]
             findings.append(competition.finding(still_s=stops.still_ns / 1e9))
             end_ns = time.monotonic_ns()
         teardown = Finding(metrics={TEARDOWN.key: float(time.monotonic_ns() - end_ns)})
