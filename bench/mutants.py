@@ -5,7 +5,7 @@ Every statement of kvmpc/loops/x86_64/ and guest/x86_64/ is changed in every way
 a call too early, a lock forgotten), one change at a time. Each such mutant is assembled anew in a
 process of its own and run against the tests that come to its line, the quickest first, until one
 of them is red: the loops on the scripted kernel, the guest on the scripted processor, then what
-looks at the program as it stands, and `resolve` on real userfaultfds.
+looks at the program as it stands.
 
 A mutant that no test sees is wrong or it is equivalent: no result of kvmpc could differ. Those are
 in equivalents.json, each under the reason why. Exit code 1 if any other survives, or if one that is
@@ -33,8 +33,9 @@ import click
 import pytest
 from _pytest.runner import runtestprotocol
 
+from kvmpc.assembler import assemble, x86_64
 from kvmpc.assembler.assemble import AssemblerError
-from kvmpc.assembler.x86_64 import CONDITIONS, PREFIXES
+from kvmpc.assembler.x86_64 import CONDITIONS, PREFIXES, Symbols
 from kvmpc.loops import program as loops
 from kvmpc.loops.steps import Steps
 from kvmpc.vm import guest
@@ -42,9 +43,18 @@ from kvmpc.vm import guest
 ROOT = Path(__file__).resolve().parents[1]
 EQUIVALENTS = Path(__file__).with_name("equivalents.json")
 TESTS = ("tests/loops", "tests/vm/test_touch.py", "tests/vm/test_rules.py")
-ITEM_S = 20
-SLOW_S = 0.3
-"""A test that comes to no line of its own (it reads listings) and takes longer is left out."""
+CPU_S, WALL_S = 10, 120
+"""A test that needs more of its processor's time, or of anybody's, does not come back."""
+
+OPTIONS = (
+    *("-q", "-s", "-p", "no:cacheprovider", "-p", "no:faulthandler"),
+    # Nobody reads what a red test says.
+    *("--tb=native", "--assert=plain"),
+    # What compares a program with itself, looks at no program, or runs this script.
+    *("-k", "not objdump"),
+    *(f"--ignore=tests/loops/test_{name}.py" for name in ("reach", "records", "mutants")),
+)
+ON_MEMORY = "tests/loops/test_resolve_on_memory.py"
 
 # --- what is changed ---------------------------------------------------------------------------
 
@@ -204,6 +214,7 @@ class Runner:
         scripted = importlib.import_module("tests.fakes.scripted")
         processor = importlib.import_module("tests.fakes.scripted_cpu").ScriptedCpu
         scripted.tsc()  # of the loops as they are
+        _remember_instructions()
         marks = scripted.instrumented()
         for item in session.items:
             marks.reached[:] = [0] * len(marks.reached)
@@ -224,6 +235,8 @@ class Runner:
                 self.not_run = len(self.mutants) - number
                 break
             self._try(mutant, self._chosen(session.items, mutant, places))
+            if (number + 1) % 100 == 0:
+                click.echo(f"{number + 1} of {len(self.mutants)}", err=True)
         return True
 
     def _chosen(
@@ -236,7 +249,7 @@ class Runner:
         def rank(item: pytest.Item) -> tuple[int, float] | None:
             reached, took = self._reached[item.nodeid], self._durations[item.nodeid]
             if not reached:
-                return (1, took) if took < SLOW_S or item.get_closest_marker("kvm") else None
+                return (1, took)
             if nearest in reached or mutant.file == "rules.asm":
                 return (0, took)
             return None
@@ -257,7 +270,7 @@ class Runner:
         how = words[-1]
         if os.WIFSIGNALED(status):
             name = signal.Signals(os.WTERMSIG(status)).name
-            ended = "does not come back" if name == "SIGALRM" else name
+            ended = "does not come back" if name in ("SIGALRM", "SIGPROF") else name
             self.outcomes.append(Outcome(mutant, True, f"{ended} in {how}"))
         elif (code := os.WEXITSTATUS(status)) == NO_PROGRAM:
             self.no_program += 1
@@ -265,6 +278,8 @@ class Runner:
             self.wrong = f"{mutant.name}: the scripted processor does not know it"
         else:
             self.outcomes.append(Outcome(mutant, code != SURVIVED, how))
+            if code == SURVIVED:
+                click.echo(f"survives: {mutant.name}", err=True)
 
 
 def _passes(item: pytest.Item) -> bool:
@@ -277,23 +292,34 @@ def _run_mutant(mutant: Mutant, items: Sequence[pytest.Item], says: int) -> int:
     nothing = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(nothing, fd)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(ITEM_S)
+    _begin_to_count()
     _put_in_place(mutant)
     try:
-        loops.build(Steps())
-        for write in (True, False):
-            guest.assemble_guest(write=write, passes=True, split=True)
+        if mutant.file in dict(loops.read_sources()):
+            loops.build(Steps())
+        if mutant.file in dict(guest.read_sources()):
+            for write in (True, False):
+                guest.assemble_guest(write=write, passes=True, split=True)
     except AssemblerError:
         return NO_PROGRAM
     unknown = importlib.import_module("tests.fakes.scripted_cpu").UnknownInstruction
     for item in items:
         os.write(says, f"\n{item.nodeid}".encode())
-        signal.alarm(ITEM_S)
+        _begin_to_count()
         for report in runtestprotocol(item, log=False, nextitem=None):
             if report.failed:
                 return UNKNOWN if unknown.__name__ in str(report.longrepr) else CAUGHT
     return SURVIVED
+
+
+def _begin_to_count() -> None:
+    """Have the kernel end this process, whatever it is in, if what comes now never ends."""
+    for number, clock, seconds in (
+        (signal.SIGPROF, signal.ITIMER_PROF, CPU_S),
+        (signal.SIGALRM, signal.ITIMER_REAL, WALL_S),
+    ):
+        signal.signal(number, signal.SIG_DFL)
+        signal.setitimer(clock, seconds)
 
 
 def _put_in_place(mutant: Mutant) -> None:
@@ -301,11 +327,24 @@ def _put_in_place(mutant: Mutant) -> None:
     for reader in (loops.read_sources, guest.read_sources):
         changed = mutated(reader(), mutant)
         for module in list(sys.modules.values()):
-            if getattr(module, "read_sources", None) is reader:
+            if vars(module).get("read_sources") is reader:
                 setattr(module, "read_sources", lambda changed=changed: list(changed))  # noqa: B010
     scripted: Any = sys.modules["tests.fakes.scripted"]
     for cached in (loops.load, guest.assemble_guest, scripted.instrumented, scripted._loaded):
         cached.cache_clear()
+
+
+def _remember_instructions() -> None:
+    """Check each instruction once a run, not once a mutant: most of them are always the same."""
+    check, known = x86_64.canonical, dict[tuple[object, ...], str]()
+
+    def canonical(words: Sequence[str], text: str, symbols: Symbols) -> str:
+        key = (*words, text, symbols.constants.get("UNIT_BYTES"))
+        if key not in known:
+            known[key] = check(words, text, symbols)
+        return known[key]
+
+    setattr(assemble, "canonical", canonical)  # noqa: B010
 
 
 # --- what it says ------------------------------------------------------------------------------
@@ -345,14 +384,23 @@ def _report(runner: Runner, known: dict[str, str]) -> tuple[list[str], list[str]
 @click.command(help=__doc__)
 @click.option("--sample", type=click.IntRange(1), help="Only so many of them, drawn by --seed.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Which ones --sample draws.")
-@click.option("--only", metavar="TEXT", default="", help="Only those whose name has TEXT.")
+@click.option("--only", metavar="TEXT", multiple=True,
+              help="Only those whose name has TEXT, or another --only's.")  # fmt: skip
 @click.option("--part", nargs=2, type=int, default=(1, 1), metavar="K N",
               help="The K-th of N parts, to be run side by side.")  # fmt: skip
 @click.option("--limit", "limit_s", type=float, default=3600.0, show_default=True,
               help="Seconds after which no further one is begun.")  # fmt: skip
+@click.option("--kvm", is_flag=True,
+              help="Also `resolve` on real userfaultfds; five times as long.")  # fmt: skip
 @click.option("--how", is_flag=True, help="Also say of each how it was caught.")
 def main(
-    sample: int | None, seed: int, only: str, part: tuple[int, int], limit_s: float, how: bool
+    sample: int | None,
+    seed: int,
+    only: tuple[str, ...],
+    part: tuple[int, int],
+    limit_s: float,
+    kvm: bool,
+    how: bool,
 ) -> None:
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
@@ -361,25 +409,15 @@ def main(
     ]
     known = read_equivalents()
     gone = sorted(known.keys() - {mutant.name for mutant in everything})
-    chosen = [mutant for mutant in everything if only in mutant.name]
+    chosen = [one for one in everything if not only or any(text in one.name for text in only)]
     if sample is not None:
-        chosen = sorted(random.Random(seed).sample(chosen, min(sample, len(chosen))))
+        # In the order drawn: what a limit of time leaves of them is a sample as well.
+        chosen = random.Random(seed).sample(chosen, min(sample, len(chosen)))
     chosen = chosen[part[0] - 1 :: part[1]]
     runner = Runner(chosen, time.monotonic() + limit_s)
     with open(os.devnull, "w", encoding="utf-8") as nothing, contextlib.redirect_stdout(nothing):
-        pytest.main(
-            [
-                *TESTS,
-                "-q",
-                "-s",
-                "-p",
-                "no:cacheprovider",
-                "-p",
-                "no:faulthandler",
-                "--ignore=tests/loops/test_reach.py",
-            ],
-            plugins=[runner],
-        )
+        options = [*OPTIONS, *(() if kvm else (f"--ignore={ON_MEMORY}",))]
+        pytest.main([*TESTS, *options], plugins=[runner])
     if runner.wrong:
         raise click.ClickException(runner.wrong)
     if how:

@@ -517,6 +517,18 @@ def _address(record: ctypes.Structure, name: str) -> int:
 # --- what records point to ---------------------------------------------------------------------
 
 
+_FROM_ZERO = (
+    "start_ns",
+    "fetch_cycles",
+    "install_cycles",
+    "gate_sleeps",
+    "usage_start",
+    "usage_end",
+)
+"""What a loop reports and begins at 0; of all else it must not matter what is there."""
+
+_JUNK_WORD = 0x5A5A_5A5A_5A5A_5A5A
+
 NO_MEMORY = 0x7E00_0000_0000
 
 BODY = b"\xb0\xd7" * ((PAGE_BYTES - 24) // 2)
@@ -533,7 +545,7 @@ class Setting:
         self.pages = pages
         self.data_hva = NO_MEMORY
         self.tags = tag_rule(7)
-        self.shared = SharedRecord()
+        self.shared = SharedRecord(gate_ns=_JUNK_WORD, sec=_JUNK_WORD, nsec=_JUNK_WORD)
         self.bitmap = MissingBitmap(pages)
         numbers = list(fds)
         self.fds = (ctypes.c_uint32 * len(numbers))(*numbers)
@@ -565,6 +577,9 @@ class Setting:
 
     def _equip(self, record: ResolverRecord) -> None:
         self._kept.append(record)
+        for spec in RESOLVER_FIELDS:
+            if spec.use in ("out", "scratch") and spec.name not in _FROM_ZERO:
+                setattr(record, spec.name, _JUNK_WORD & (1 << 8 * ctypes.sizeof(spec.ctype)) - 1)
         record.shared = ctypes.addressof(self.shared)
         record.missing = self.bitmap.missing_address
         record.claimed = self.bitmap.claimed_address
@@ -599,7 +614,7 @@ class Setting:
         record.messages = record.next = record.end = self._room(size)
         record.queue = self._room(ring * ctypes.sizeof(PendingRecord))
         record.queue_mask = ring - 1
-        record.start_ns = 1
+        record.start_ns, record.timeout_ns = 1, _JUNK_WORD
         return record
 
     def message(self, page: int, *, offset: int = 0) -> uffd_abi.uffd_msg:

@@ -32,6 +32,15 @@ def setting() -> Iterator[Setting]:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the test that asks what the others have reached behind all of them."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run the test that asks what the others have reached behind all of them.
+
+    Skip what runs the others on mutants, unless `-m` asks for it.
+    """
     items.sort(key=lambda item: item.path.name == LAST)
+    if "mutants" in config.getoption("markexpr"):
+        return
+    skip = pytest.mark.skip(reason="runs a minute or two on mutants: run with -m mutants")
+    for item in items:
+        if item.get_closest_marker("mutants") is not None:
+            item.add_marker(skip)

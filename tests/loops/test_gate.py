@@ -115,6 +115,7 @@ def test_a_gate_that_cannot_be_waited_for_keeps_the_guest_from_starting(
     kernel: ScriptedKernel, setting: Setting
 ) -> None:
     record = setting.vcpu()
+    record.end_ns = 0
     kernel.usage(record, "usage_start")
     kernel.futex_wait(_address(setting.shared), 0, reply=-errno.ENOSYS)
     assert kernel.run("gated_vcpu_loop", record) == Return.FAILED
