@@ -41,7 +41,7 @@ _WAKE_S: Final = 50e-6
 leave (C6: 130 us); then what others did, X, says that nobody took it."""
 
 
-_SWITCH_S: Final = 8e-6
+_SWITCH_S: Final = 6e-6
 """What it waits each time until it is switched to, and for its own kind. Measured under a real-time
 policy, whose threads others cannot keep from a CPU: 0.4 to 4 us, beside load up to 7."""
 

@@ -64,7 +64,7 @@ def test_what_others_did_bounds_what_they_took() -> None:
 
 
 def test_waits_for_a_switch_are_no_loss_where_cpus_idle() -> None:
-    sleeper = Thread(span_s=1, ran_s=0.4, waited_s=0.08, slept=10_000, times_run=10_000)
+    sleeper = Thread(span_s=1, ran_s=0.4, waited_s=0.06, slept=10_000, times_run=10_000)
     assert lost(group(sleeper, cpus=64, others=20)) == 0
 
 
