@@ -46,9 +46,9 @@ Examples:
   kvmpc report result.json -o report.html
 
 \b
-Exit codes: 0 ok, 1 regression, 2 wrong usage or no comparison, 3 this host cannot (the message
-says what would help), 4 a trial failed or a document is not whole, 5 check could not tell, 130
-interrupted. Those of other harnesses: --exit-codes.
+Exit codes: 0 ok, 1 regression, 2 wrong usage or no comparison, 3 this host cannot or is too busy
+(the message says what would help), 4 a trial failed or a document is not whole, 5 check could not
+tell, 130 interrupted. Those of other harnesses: --exit-codes.
 """
 
 
