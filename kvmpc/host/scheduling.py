@@ -50,12 +50,21 @@ def thread_times(tid: int | None = None, root: Path = _ROOT) -> ThreadTimes | No
 
     None where it is gone, or the kernel does not count: then it says so by zeros (delayacct is
     off), although whoever asks has run.
+    A vCPU's thread asks while others are still at work: so by hand, which takes 7 us and not 20.
     Source: proc_pid_schedstat in fs/proc/base.c; Documentation/scheduler/sched-stats.rst.
     """
     whose = "thread-self" if tid is None else f"self/task/{tid}"
-    words = (read_text(root / "proc" / whose / "schedstat") or "").split()
-    numbers = [number for word in words if (number := whole(word)) is not None]
-    return ThreadTimes(*numbers) if len(numbers) == 3 and numbers[2] else None
+    try:
+        file = os.open(f"{root}/proc/{whose}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            words = os.read(file, 80).split()
+        finally:
+            os.close(file)
+    except OSError:
+        return None
+    if len(words) != 3 or not all(map(bytes.isdigit, words)) or not int(words[2]):
+        return None
+    return ThreadTimes(*map(int, words))
 
 
 class CpuTimes(NamedTuple):
