@@ -370,6 +370,27 @@ def test_a_profile_survives_the_file(
     assert from_json(to_json(result), "x") == result
 
 
+def test_a_profile_of_an_older_kvmpc_is_read_and_written_back_as_it_was(
+    make_trial: Callable[..., Any], make_result: Callable[..., Result]
+) -> None:
+    text = to_json(make_result(make_trial("uffd", PROFILED, profile=profiled())))
+    assert "effective_samples" not in text
+    assert '"trials": 1' not in text
+    found = from_json(text, "x")
+    assert to_json(found) == text
+    assert found.trials[0].profile is not None
+    assert found.trials[0].profile.weight == 4096
+
+
+@pytest.mark.parametrize("share", [1.0000001, 7.0, 1e18])
+def test_a_share_that_cannot_be_is_shown_as_all_and_no_traceback(
+    make_trial: Callable[..., Any], make_result: Callable[..., Result], share: float
+) -> None:
+    made = profiled(spin={"userfaultfd": share}, modes={"kernel": share}, top={"f": share})
+    text = format_profiles(read(make_result(make_trial("uffd", PROFILED, profile=made))))
+    assert "100%" in text
+
+
 def test_the_table_shows_shares_and_functions(
     make_trial: Callable[..., Any], make_result: Callable[..., Result]
 ) -> None:

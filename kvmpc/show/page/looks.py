@@ -21,15 +21,21 @@ Look = tuple[str, str, object]
 
 _COLOURS: Final[Mapping[str, tuple[str, str, str, str]]] = {
     "none": ("#000000", "#000000", "#000000", "#000000"),
-    "uffd": ("#0072B2", "#56B4E9", "#009E73", "#5C6BC0"),  # blue, sky blue, green, indigo
+    "uffd": ("#0072B2", "#56B4E9", "#009E73", "#4A148C"),  # blue, sky blue, green, violet
     "exit": ("#D55E00", "#E69F00", "#CC79A7", "#8D5524"),  # vermillion, orange, pink, brown
 }
 """By kind: with one userfaultfd, with one for each vCPU, with some other number; with rare keys."""
 
 _OTHER_KIND: Final = ("#666666", "#666666", "#666666", "#666666")
 
-_MARKERS: Final[Mapping[str, str]] = {"none": "*p8dhX", "uffd": "oDvPX<>h8", "exit": "s^pdH*"}
+_MORE_READERS: Final = ("#5C6BC0", "#00897B", "#9E9D24")  # indigo, teal, olive
+"""In the place of the first, where a userfaultfd has more than one reader: 2, 4, 8, and so on."""
+
+_MARKERS: Final[Mapping[str, str]] = {"none": "*p8dhX", "uffd": "oDvPX<>h8", "exit": "spH*^d"}
 """By kind. Of a uffd, that of 1 reader, of 2, of 4, and so on."""
+
+_UFFDS: Final[Mapping[str, int]] = {"one": 0, "per-vcpu": 4}
+"""How far on among the markers; any other number of userfaultfds is 5 on."""
 
 _BETWEEN: Final = "s^dH*p"
 """Of a uffd whose readers are no power of two."""
@@ -99,14 +105,28 @@ def _colour(pager: PagerInfo) -> str:
     one, per_vcpu, some, rare = _COLOURS.get(pager.kind, _OTHER_KIND)
     if _odd_keys(pager):
         return rare
-    return {"one": one, "per-vcpu": per_vcpu}.get(pager.keys.get("uffds", "one"), some)
+    if _power(pager) and _uffds(pager) == 0:
+        return _MORE_READERS[(_power(pager) - 1) % len(_MORE_READERS)]
+    return {0: one, 4: per_vcpu}.get(_uffds(pager), some)
+
+
+def _uffds(pager: PagerInfo) -> int:
+    return _UFFDS.get(pager.keys.get("uffds", "one"), 5)
+
+
+def _readers(pager: PagerInfo) -> int:
+    text = pager.keys.get("readers", "1")
+    return max(1, int(text)) if text.isdecimal() and len(text) < 9 else 1
+
+
+def _power(pager: PagerInfo) -> int:
+    """Return which power of two its readers are, rounded down."""
+    return _readers(pager).bit_length() - 1
 
 
 def _marker(pager: PagerInfo) -> str:
     markers = _MARKERS.get(pager.kind, _ALL_MARKERS)
-    text = pager.keys.get("readers", "1")
-    readers = int(text) if text.isdecimal() and len(text) < 9 else 1
-    at = max(1, readers).bit_length() - 1
+    readers, at = _readers(pager), _power(pager) + _uffds(pager)
     if readers & (readers - 1):
         markers = _BETWEEN
     odd = _odd_keys(pager)
@@ -118,5 +138,4 @@ def _marker(pager: PagerInfo) -> str:
 def _dash(pager: PagerInfo) -> object:
     if pager.kind == "none":
         return _DOTTED
-    uffds = {"one": 0, "per-vcpu": 1}.get(pager.keys.get("uffds", "one"), 2)
-    return _DASHES[(uffds + 3 * bool(_odd_keys(pager))) % len(_DASHES)]
+    return _DASHES[(_power(pager) + _uffds(pager) + 3 * bool(_odd_keys(pager))) % len(_DASHES)]

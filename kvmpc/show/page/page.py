@@ -99,22 +99,29 @@ def _title(results: Sequence[tuple[str, Result]]) -> str:
 
 
 def _answers(results: Sequence[tuple[str, Result]], panels: Sequence[Sequence[Panel]]) -> str:
+    several = len(results) > 1
+    return "".join(
+        f'<div class="front">\n<div>\n{_answer(name, result, found, several=several)}</div>\n'
+        f"<div>\n{_doubts(result)}</div>\n</div>\n"
+        f"{preformatted('As text for a mail', format_mail(read(result)))}"
+        for (name, result), found in zip(results, panels, strict=True)
+    )
+
+
+def _answer(name: str, result: Result, panels: Sequence[Panel], *, several: bool) -> str:
     told = []
-    for (name, result), found in zip(results, panels, strict=True):
-        if not result.finished:
-            told.append(
-                paragraph(f"{name} is unfinished: the run was stopped or is still going.", "bad")
-            )
-        if result.question:
-            told.append(paragraph(f"Asked: {result.question}"))
-        contests = contests_of(point for panel in found for point in panel.points)
-        for panel in found:
-            wording = words.answer_in_words(panel, contests)
-            heads = [name] * (len(results) > 1) + [panel.title] * bool(panel.title)
-            told.append(heading(", ".join(heads)) + answer(wording.lead, wording.more))
-        told.append(paragraph(f"On {words.place_of(result)}.", "place"))
-        told.append(_doubts(result))
-        told.append(preformatted("As text for a mail", format_mail(read(result))))
+    if not result.finished:
+        told.append(
+            paragraph(f"{name} is unfinished: the run was stopped or is still going.", "bad")
+        )
+    if result.question:
+        told.append(paragraph(f"Asked: {result.question}"))
+    contests = contests_of(point for panel in panels for point in panel.points)
+    for panel in panels:
+        wording = words.answer_in_words(panel, contests)
+        heads = [name] * several + [panel.title] * bool(panel.title)
+        told.append(heading(", ".join(heads)) + answer(wording.lead, wording.more))
+    told.append(paragraph(f"On {words.place_of(result)}.", "place"))
     return "".join(told)
 
 

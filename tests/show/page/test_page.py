@@ -11,8 +11,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from kvmpc.caution import Caution
+from kvmpc.caution import HOST, Caution
+from kvmpc.judge.reading import read
 from kvmpc.result.records import Result
+from kvmpc.show.mail import format_mail
 from tests.fakes.sweeps import complete, skipped, sweep, trial
 
 Page = Callable[..., str]
@@ -155,6 +157,26 @@ def test_skipped_rows_warnings_with_remedies_and_the_spec_are_on_the_page(page: 
     for told in ("needs 900 GiB", "nobody measured these numbers", "does it scale?",
                  "kvmpc sweep 'a synthetic spec.toml'"):  # fmt: skip
         assert told in text
+
+
+def test_what_to_doubt_first_stands_beside_the_answer_with_what_would_help(page: Page) -> None:
+    said = [Caution(f"odd-{n}", f"doubt number {n}", f"mend {n}") for n in range(5)]
+    always = Caution("host", "never any other way", "nothing", kind=HOST)
+    text = _read(page(sweep((2,), rounds=6, warnings=(always, *said)))).text
+    front = text.partition("What to doubt first")[2].partition("Work: ")[0]
+    assert "doubt number 0. Remedy: mend 0." in front
+    assert "doubt number 1" in front
+    assert "doubt number 4" not in front.partition("As text for a mail")[0]
+    assert "never any other way" not in front
+    assert "doubt number 4" in text
+    quiet = _read(page(sweep((2,), rounds=6, warnings=()))).text
+    assert "What to doubt first" not in quiet
+
+
+def test_the_block_for_a_mail_is_that_of_the_command_line(page: Page) -> None:
+    result = sweep((1, 2), rounds=6)
+    blocks = re.findall(r'<pre[^>]*class="block"[^>]*>(.*?)</pre>', page(result), re.DOTALL)
+    assert [html.unescape(block) for block in blocks] == [format_mail(read(result))]
 
 
 def test_two_results_of_one_host_are_compared_before_anything_else_is_said(page: Page) -> None:
