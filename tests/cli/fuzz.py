@@ -40,7 +40,7 @@ _PIPE_BYTES = 1 << 20
 
 EXIT_CODES = (0, 2, 3, 4, 130)
 
-FORMATS = ("table", "markdown", "csv", "json", "ktap")
+FORMATS = ("table", "markdown", "mail", "csv", "json", "ktap")
 
 
 @dataclass

@@ -18,6 +18,15 @@ from tests.fakes.refusing import refusing
 
 pytestmark = pytest.mark.kvm
 
+KILLED = """
+import os, re, signal, sys
+control, acknowledge = map(int, re.search(r"fd:([0-9]+),([0-9]+)", " ".join(sys.argv)).groups())
+signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+while os.read(control, 100):
+    os.write(acknowledge, b"ack\\n\\0")
+"""
+"""A perf that does all it is told, and is killed before it has written what it sampled."""
+
 SMALL = ("--vcpus", "2", "--mem-per-vcpu", "3988K", "--rounds", "1", "--warmup", "0")
 
 
@@ -88,6 +97,7 @@ def test_without_the_option_perf_is_not_run(kvmpc, perf):
         ("import sys; sys.exit('Error:\\nNo permission to enable cycles event.')", "No permission"),
         ("import os; os.write(1, os.urandom(10000))", "perf record ended with 0"),
         ("import time; time.sleep(1000)", "perf does not answer"),
+        (KILLED, "perf record ended with -9"),
     ],
 )
 def test_where_perf_is_of_no_use_the_run_goes_on_and_says_why(kvmpc, perf, script, reason):
