@@ -49,9 +49,9 @@ def format_profiles(reading: Reading, room: int = MAX_COLUMNS) -> str:
             rows += [[""], [at.name]]
         rows += [row for t in told if t.profile for row in _rows(t.label, t.profile)]
         shown += [t for t in of_point if t.profile is not None]
-    said = ["where the time went"]
+    said = ["where the time went", ""]
     if rows:
-        said += ["", *columns([_HEADERS, *rows], "l" + "r" * (len(_HEADERS) - 1), room=room), ""]
+        said += [*columns([_HEADERS, *rows], "l" + "r" * (len(_HEADERS) - 1), room=room), ""]
         said += _wrapped(_NOTES, room)
         clock = any(trial.profile is not None and trial.profile.irqs_off for trial in shown)
         said += _wrapped(_CLOCK_NOTE, room) if clock else []
