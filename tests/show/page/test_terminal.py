@@ -47,7 +47,7 @@ def _on_page(result: Result, label: str) -> list[tuple[str, ...]]:
 
 
 def _in_terminal(result: Result, label: str) -> list[list[str]]:
-    lines = [line.split() for line in format_table(read(result)).splitlines()]
+    lines = [line.split() for line in format_table(read(result), 99).splitlines()]
     return [
         cells for cells in lines if cells[:1] == [label] and cells[-1] in ("yes", "zeros", "FAILED")
     ]
