@@ -107,6 +107,11 @@ def _weights(facts: Facts) -> object:
     return ", ".join(map(str, facts.items("scheduling.cgroup_weights") or [])) or "as usual"
 
 
+def _debug_options(facts: Facts) -> object:
+    found = facts.items("kernel.debug_options")
+    return None if found is None else ", ".join(map(str, found)) or "none"
+
+
 ONE_RUN: Final = ("hostname", "kernel.release", "cpu.model", "cpu.allowed")
 """Facts that must not change within one result."""
 
@@ -146,6 +151,7 @@ REMARKS: Final[Mapping[str, _Reader]] = {
     "kvm.tdp_mmu": _plain("kvm.modules.kvm.tdp_mmu"),
     "kvm.nx_huge_pages": _plain("kvm.modules.kvm.nx_huge_pages"),
     "memory.mglru_enabled": _plain("memory.mglru_enabled"),
+    "kernel.debug_options": _debug_options,
     "vulnerabilities": _mitigated,
 }
 
@@ -178,7 +184,9 @@ def remarks(baseline: Result, new: Result) -> list[Caution]:
         )
     for field, read in REMARKS.items():
         one, other = (read(Facts(result.host)) for result in (baseline, new))
-        if one == other:
+        # A result that is older than this fact, or of a kernel that does not say, has no doubt.
+        unknown = field == "kernel.debug_options" and None in (one, other)
+        if one == other or unknown:
             continue
         if field == "vulnerabilities":
             text = "the mitigations in force are not those of the baseline"

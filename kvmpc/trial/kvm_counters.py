@@ -101,6 +101,7 @@ def disagreements(
             "kvm-stats-disagree",
             f"KVM counted {deltas[name]} {name} where kvmpc counted {ours} {what}",
             "one of the two is wrong: do not rely on this trial before you know which",
+            size=abs(deltas[name] - ours),
         )
         for name, ours, what, held in relations
         if not held

@@ -153,6 +153,7 @@ def _seat_cautions(seats: Iterable[Seat]) -> list[Caution]:
             "affinity-changed",
             f"{len(moved)} threads were put on CPUs {asked} and were allowed {were} at the end",
             "keep other tools from moving kvmpc's threads, and CPUs online",
+            size=len(moved),
         )
     ]
 
@@ -198,4 +199,5 @@ def memory_cautions(
     if off <= tolerated:
         return []
     shown = ", ".join(f"node {node}: {count}" for node, count in sorted(pages.items()))
-    return [Caution(code, f"{off} of {total} pages are {what} ({shown})", remedy)]
+    text = f"{off} of {total} pages are {what} ({shown})"
+    return [Caution(code, text, remedy, size=off / total)]

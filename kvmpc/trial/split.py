@@ -94,6 +94,7 @@ def latency_split(
                 "split-order",
                 f"{disordered} of {pages} pages have stamps that go back in time",
                 "check the host's TSCs (kernel log: tsc); beyond 1 in 1000 no split is given",
+                size=disordered / pages,
             ),
         )
     if disordered > _MAX_DISORDER * pages:

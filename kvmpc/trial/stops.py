@@ -121,6 +121,7 @@ class Stops:
                     f"kvmpc stood still for up to {self.still_ns / 1e9:.2f} s of the trial: it was "
                     "stopped (Ctrl-Z, a debugger, a frozen cgroup), or the machine was suspended",
                     "measure again, and let it run; that time is in the trial's",
+                    size=self.still_ns,
                 ),
             )
         )

@@ -99,3 +99,24 @@ def test_another_kvmpc_is_a_caution(make_run: Make) -> None:
     found = check([make_run(draw)], [make_run(draw, tool_version="0.2.0")])
     assert [caution.code for caution in found.cautions] == ["tool-version"]
     assert "0.2.0 against 0.1.0" in found.cautions[0].text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ([], ["KASAN", "DEBUG_LIST"], "kernel.debug_options: KASAN, DEBUG_LIST against none"),
+        (["DEBUG_LIST"], [], "kernel.debug_options: none against DEBUG_LIST"),
+        (["KASAN"], ["KASAN"], None),
+        (None, ["KASAN"], None),
+        (["KASAN"], None, None),
+    ],
+)
+def test_a_kernel_built_to_find_bugs_is_remarked_on_where_both_are_known(
+    make_run: Make, before: Any, after: Any, told: str | None
+) -> None:
+    draw = Random(1)
+    hosts = [{**HOST, "kernel": {"debug_options": options}} for options in (before, after)]
+    old, new = (make_run(draw, host=host) for host in hosts)
+    cautions = check([old], [new]).cautions
+    assert len(cautions) == (told is not None)
+    assert all(caution.text.startswith(str(told)) for caution in cautions)
