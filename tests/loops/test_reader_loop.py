@@ -409,6 +409,20 @@ def test_a_fetch_lasts_from_the_claim_to_the_install_and_is_no_part_of_it(
     assert copied - copying < record.install_cycles < tsc() - fetched
 
 
+def test_the_times_of_several_pages_add_up(kernel: ScriptedKernel, setting: Setting) -> None:
+    record = delayed(setting, 0)
+    before, record.fetch_cycles, record.install_cycles = tsc(), 1 << 50, 1 << 51
+    kernel.read(record, setting.message(1), setting.message(2))
+    kernel.copy(setting, record, 1)
+    kernel.copy(setting, record, 2)
+    stop(kernel, record)
+    assert run(kernel, record, "pipelined") == Return.STOPPED
+    took = tsc() - before
+    # They were fetched side by side.
+    assert 0 < record.fetch_cycles - (1 << 50) < 2 * took
+    assert 0 < record.install_cycles - (1 << 51) < took
+
+
 def test_every_message_of_a_read_is_taken_before_a_page_that_is_due_is_installed(
     kernel: ScriptedKernel, setting: Setting
 ) -> None:

@@ -260,6 +260,22 @@ def test_a_simulated_fetch_sleeps_to_its_time_before_the_install(
     assert record.fetch_cycles + record.install_cycles <= after - before
 
 
+@pytest.mark.parametrize("build", ["uffd+delay", "exit+delay"])
+def test_the_times_of_several_pages_add_up(
+    kernel: ScriptedKernel, setting: Setting, build: str
+) -> None:
+    record = setting.resolver()
+    before, record.fetch_cycles, record.install_cycles = tsc(), 1 << 50, 1 << 51
+    for page in (3, 4):
+        kernel.monotonic(NOW_NS, record=record)
+        kernel.sleep(record, NOW_NS)
+        kernel.copy(setting, record, page)
+        assert kernel.run("resolve", record, page=page, build=build) == Return.OK
+    took = tsc() - before
+    assert 0 < record.fetch_cycles - (1 << 50) < took
+    assert 0 < record.install_cycles - (1 << 51) < took
+
+
 def test_a_sleep_that_a_signal_ends_goes_on_to_the_same_time(
     kernel: ScriptedKernel, setting: Setting
 ) -> None:
