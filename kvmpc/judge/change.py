@@ -23,6 +23,7 @@ from kvmpc.judge.matching import Unmatched, match, pair_cautions
 from kvmpc.judge.resampling import holm, sizes_needed, smallest_p
 from kvmpc.judge.rows import usable_trials, values_of
 from kvmpc.judge.summary import Summary, median, summarise_shift
+from kvmpc.judge.turns import in_turn
 from kvmpc.result.metrics import CPU, FAULT_P99, RATE, Metric
 from kvmpc.result.records import Result
 
@@ -113,7 +114,12 @@ class Change:
 
 
 def host_differences(first: Result, second: Result) -> list[str]:
-    """Return what says that two results are of different hosts, each with both values."""
+    """Return what says that two results are of different hosts, each with both values.
+
+    Nothing does where they were measured in turn: what differs then is what is in question.
+    """
+    if in_turn([first], [second]):
+        return []
     names = [result.host.get("hostname") for result in (first, second)]
     renamed = [f"hostname ({names[0]} and {names[1]})"] if names[0] != names[1] else []
     return renamed + [

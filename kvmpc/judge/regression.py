@@ -23,7 +23,9 @@ its noise would have let turn red, four times in five.
 
 **What is taken for alike.** With one result on each side, rounds. With several on either side,
 runs: each counts as one value, the median of its rounds, because rounds of one run are more alike
-than runs are, and the test would take the difference of two runs for that of two kernels.
+than runs are, and the test would take the difference of two runs for that of two kernels. Of two
+sides that were measured in turn, pairs of blocks, each block the median of its rounds; there, facts
+of the host may differ, for they are what is in question.
 
 A test that could never come out red, for it has too few rounds, does not pass: it is *unjudged*; if
 that is all of them, the check is refused. Pure functions of results. Fails with MismatchError.
@@ -51,10 +53,13 @@ from kvmpc.judge.matching import (
     kernels,
     match,
 )
+from kvmpc.judge.paired import Pairs, pairs_needed
 from kvmpc.judge.resampling import holm, sizes_needed
 from kvmpc.judge.rows import measured_trials, share_base
+from kvmpc.judge.same_host import HostDifference
 from kvmpc.judge.starved import is_busy, why_busy
 from kvmpc.judge.summary import median
+from kvmpc.judge.turns import MOVED, by_block, facts_that_differ, in_turn
 from kvmpc.judge.verdicts import (
     Compared,
     FailedNow,
@@ -82,7 +87,10 @@ _MOST: Final = 700.0
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """All verdicts, those that turned red first; `unit` is what was permuted: round or run."""
+    """All verdicts, those that turned red first; `unit` is what was compared: round, run or pair.
+
+    differing: of two sides that were measured in turn, the facts in which they differ.
+    """
 
     criteria: Criteria
     verdicts: tuple[Verdict, ...]
@@ -91,6 +99,7 @@ class Check:
     unit: str
     baseline_kernels: tuple[str, ...]
     new_kernels: tuple[str, ...]
+    differing: tuple[HostDifference, ...] = ()
 
     def having(self, status: Status) -> list[Verdict]:
         """Return the verdicts of a status."""
@@ -118,12 +127,14 @@ def check(
     criteria = criteria or Criteria()
     if not baseline or not new:
         raise MismatchError(["a side has no result"])
-    cautions = check_hosts(baseline, new, criteria.allow_host)
+    turned = in_turn(baseline, new)
+    cautions = [] if turned else check_hosts(baseline, new, criteria.allow_host)
     cautions += check_finished(baseline, new, allowed=criteria.allow_unfinished)
-    unit = "run" if len(baseline) > 1 or len(new) > 1 else "round"
+    cautions += [w for run in (*baseline, *new) for w in run.warnings if w.code == MOVED]
+    unit = "pair" if turned else "run" if len(baseline) > 1 or len(new) > 1 else "round"
     pairs, unmatched = match(baseline, new)
     _check_names(criteria.allow_missing, [*pairs, *chain(*(each.lost for each in unmatched))])
-    found = [test for pair in pairs for test in _tests(pair, criteria, by_run=unit == "run")]
+    found = [test for pair in pairs for test in _tests(pair, criteria, unit)]
     measured = any(measured_trials(run, spec) for run in new for spec in run.pagers)
     if not found and not (measured and any(each.label and each.lost for each in unmatched)):
         raise MismatchError(
@@ -144,6 +155,7 @@ def check(
         unit=unit,
         baseline_kernels=kernels(baseline),
         new_kernels=kernels(new),
+        differing=tuple(facts_that_differ(baseline[0].host, new[0].host)) if turned else (),
     )
 
 
@@ -249,8 +261,9 @@ class _Test:
     def too_few(self, unit: str, level: float) -> Unjudged:
         """Return the verdict where no outcome could have a p of `level`."""
         old, now = self.evidence.sizes
+        against = "" if unit == "pair" else f" against {old}"
         reason = (
-            f"{now} {unit}{'' if now == 1 else 's'} against {old} could never turn red: the "
+            f"{now} {unit}{'' if now == 1 else 's'}{against} could never turn red: the "
             f"smallest p possible is {self.evidence.smallest_p:.2g}, and "
             f"{min(level, _LEAST_LEVEL):.2g} is needed"
         )
@@ -271,7 +284,7 @@ def _half(evidence: Evidence, confidence: float) -> float | None:
     return None if found is None else (found.high - found.low) / 2
 
 
-def _tests(pair: Pair, criteria: Criteria, *, by_run: bool) -> Iterator[_Test | Verdict]:
+def _tests(pair: Pair, criteria: Criteria, unit: str) -> Iterator[_Test | Verdict]:
     """Yield what is to be tested of a pair, and verdicts where there is nothing to test."""
     failed = failures(pair.new, pair.spec)
     if failed:
@@ -287,13 +300,18 @@ def _tests(pair: Pair, criteria: Criteria, *, by_run: bool) -> Iterator[_Test | 
         ]
         problem = _not_normalised(sides, criteria)
         old, now = (
-            _values(runs, pair.spec, judged.metric.key, criteria.normalise, by_run)
-            for runs in sides
+            _values(runs, pair.spec, judged.metric.key, criteria.normalise, unit) for runs in sides
         )
+        if unit == "pair" and old and now:
+            both = old.keys() & now.keys()
+            problem = problem or (None if both else "no pair has it on both sides")
+            old, now = ({at: side[at] for at in side if at in both} for side in (old, now))
         if not problem and old and now:
+            before, after = list(old.values()), list(now.values())
             yield _Test(
-                pair=pair, judged=judged, limit=limit, baseline=math.exp(median(old) or 0.0),
-                new=math.exp(median(now) or 0.0), evidence=TwoSamples(old, now),
+                pair=pair, judged=judged, limit=limit, baseline=math.exp(median(before) or 0.0),
+                new=math.exp(median(after) or 0.0),
+                evidence=(Pairs if unit == "pair" else TwoSamples)(before, after),
             )  # fmt: skip
         elif reason := _too_busy(pair) or problem:
             yield Unjudged(pair=pair, metric=judged.name, limit=limit, reason=reason)
@@ -328,10 +346,10 @@ def _not_normalised(sides: Sequence[Sequence[Result]], criteria: Criteria) -> st
 
 
 def _values(
-    runs: Sequence[Result], spec: str, key: str, normalise: bool, by_run: bool
-) -> list[float]:
-    """Return the logarithms of a metric: one a round, in order, or one a run."""
-    found: list[float] = []
+    runs: Sequence[Result], spec: str, key: str, normalise: bool, unit: str
+) -> dict[int, float]:
+    """Return the logarithms of a metric, one for each `unit`, in order and by its number."""
+    found: list[dict[int, float]] = []
     for run in runs:
         if is_busy(run, spec):
             continue
@@ -339,11 +357,13 @@ def _values(
         if normalise:
             whole = _by_round(run, share_base(run), key)
             values = {n: value - whole[n] for n, value in values.items() if n in whole}
-        rounds = [values[number] for number in sorted(values)]
-        middle = median(rounds)
-        if middle is not None:
-            found += [middle] if by_run else rounds
-    return found
+        found.append({number: values[number] for number in sorted(values)})
+    if unit == "run":
+        middles = [median(values.values()) for values in found]
+        return dict(enumerate(middle for middle in middles if middle is not None))
+    if not found:
+        return {}
+    return by_block(runs[0], found[0]) if unit == "pair" else found[0]
 
 
 def _by_round(run: Result, spec: str | None, key: str) -> dict[int, float]:
@@ -376,15 +396,16 @@ def _decide(found: Sequence[_Test | Verdict], criteria: Criteria, unit: str) -> 
     blind = [each for each in verdicts if isinstance(each, Unjudged) and each.numbers]
     red = any(isinstance(each, FailedNow | Missing) for each in verdicts)
     if blind and len(blind) == len(decided) and not red:
+        sizes = pairs_needed if unit == "pair" else sizes_needed
         needed = max(
-            sizes_needed(min(alphas[name] / len(family), _LEAST_LEVEL))
+            sizes(min(alphas[name] / len(family), _LEAST_LEVEL))
             for name, family in families.items()
         )
-        option = "" if unit == "run" else f" (--rounds {needed})"
+        where = "" if unit == "pair" else " on each side"
+        option = "" if unit == "run" else f" (--{unit}s {needed})"
         raise MismatchError(
             [blind[0].reason],
-            f"measure {needed} {unit}s or more on each side{option}, judge fewer rows, or raise "
-            "--alpha",
+            f"measure {needed} {unit}s or more{where}{option}, judge fewer rows, or raise --alpha",
         )
     return verdicts
 

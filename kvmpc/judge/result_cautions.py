@@ -62,7 +62,8 @@ def cautions_of_row(point: Result, spec: str) -> Iterator[Caution]:
     half = len(rates) // 2
     first, second = rates[:half], rates[-half:]
     if (
-        half >= _FEWEST_IN_HALF
+        point.turns is None  # what is measured in turn drifts with its other side
+        and half >= _FEWEST_IN_HALF
         and min(permutation_p(first, second), permutation_p(second, first)) <= _SURE
     ):
         change = (median(second) or 0) / (median(first) or 1) - 1

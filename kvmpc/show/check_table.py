@@ -138,6 +138,8 @@ def check_notes(check: Check) -> Iterator[str]:
             "normalised: every value is a ratio to the first pager that does not fetch, in the "
             "same round."
         )
+    if check.unit == "pair":
+        yield _between(check)
     old, new = ", ".join(check.baseline_kernels), ", ".join(check.new_kernels)
     yield f"kernel: {new}" + (", as the baseline" if old == new else f" against {old}")
 
@@ -147,22 +149,43 @@ def _meanings(check: Check) -> Iterator[str]:
     tests = sum(getattr(v, "numbers", None) is not None for v in check.verdicts)
     own = "".join(f", {name} {alpha:g}" for name, alpha in check.criteria.alphas.items())
     unit = check.unit
+    test = "signed-rank" if unit == "pair" else "Mann-Whitney"
     yield (
         "worse, better: beyond the limit as measured, and not by chance: where nothing changed at "
         f"all, a check of {tests} tests like this one turns red with a probability of at most "
-        f"{check.criteria.alpha:g}{own} (exact Mann-Whitney tests of {unit}s, Holm). A change "
+        f"{check.criteria.alpha:g}{own} (exact {test} tests of {unit}s, Holm). A change "
         "just within its limit may be measured beyond it, and turn red."
     )
     yield (
         "same: the change's 95% interval lies inside the limit. unsure: neither could be shown. "
         f"sees: the change for the worse that such {unit}s turn red four times in five."
     )
-    yield (
-        "All that takes runs of both sides for alike: measure them in turn, not one side first."
-        if unit == "run"
-        else "All that takes rounds of both sides for alike. What shifts from one run to the next "
+    yield _ALIKE[unit]
+
+
+_ALIKE: Final = {
+    "round": (
+        "All that takes rounds of both sides for alike. What shifts from one run to the next "
         "(a boot, where memory lies, drift) looks like a change: compare several runs a side."
-    )
+    ),
+    "run": "All that takes runs of both sides for alike: measure them in turn, not one side first.",
+    "pair": (
+        "In turn: a pair is a block of rounds on each side, each in a process of its own, in an "
+        "order that was drawn. So alpha holds whatever the host did meanwhile; how much is seen "
+        "depends on it."
+    ),
+}
+"""What a check of each unit takes for granted."""
+
+
+def _between(check: Check) -> str:
+    """Return in what the sides of a measurement in turn differ."""
+    if not check.differing:
+        return (
+            "between the sides: no fact of the host that kvmpc reads differs; what the commands "
+            "changed is something else, or nothing"
+        )
+    return f"between the sides: {'; '.join(map(str, check.differing))}"
 
 
 _OUTCOMES: Final = {

@@ -159,6 +159,14 @@ def again(results: Sequence[tuple[str, Result]]) -> str:
                 f"trials, warm-ups included; read from {name}."
             )
         )
+        if result.turns:
+            told.append(
+                paragraph(
+                    f"The side {result.turns.side} of two that were measured in turn, in "
+                    f"{len(result.turns.last_rounds)} of {len(result.turns.new_first)} blocks; "
+                    f"before each block: {result.turns.command}"
+                )
+            )
         if result.spec:
             lines = "\n".join(map(esc, result.spec.split("\n")))
             told.append(

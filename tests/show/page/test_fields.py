@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kvmpc.caution import Caution
-from kvmpc.result.records import Point, Result, TrialResult
+from kvmpc.result.records import Point, Result, TrialResult, Turns
 from tests.fakes.sweeps import complete, skipped, sweep
 
 BASE = complete(sweep((2,), ("none", "uffd"), rounds=2))
@@ -30,6 +30,11 @@ OF_RESULT: Mapping[str, tuple[Any, str]] = {
     "skipped": ((skipped(0, "uffd", "odd-reason"),), "odd-reason"),
     "spec": ("odd-key = 1", "odd-key = 1"),
     "question": ("Is it odd?", "Asked: Is it odd?"),
+    "turns": (
+        Turns(id="ab", side="new", command="odd-command", new_first=(True,), last_rounds=(2,)),
+        "The side new of two that were measured in turn, in 1 of 1 blocks; before each block: "
+        "odd-command",
+    ),
     "during": ({"elapsed_s": 10, "cpus_count": 4, "other_cpu_s": 20}, "other processes took 50%"),
 }
 """Field -> a value, and what the page then says."""
