@@ -20,6 +20,7 @@ from kvmpc.cli.probe import probe
 from kvmpc.cli.report import report
 from kvmpc.cli.show import show
 from kvmpc.cli.streams import standard_streams
+from kvmpc.cli.turns import turns
 from kvmpc.errors import HostError, Interrupted, KvmpcError, UsageError, broken_install
 from kvmpc.exit_codes import (
     EXIT_FAILED,
@@ -63,7 +64,7 @@ def cli() -> None:
     """
 
 
-for _command in (probe, compare, run, sweep, show, report, baseline, check):
+for _command in (probe, compare, run, sweep, show, report, baseline, check, turns):
     cli.add_command(_command)
 
 _EXIT_CODES: tuple[tuple[type[KvmpcError], int], ...] = (

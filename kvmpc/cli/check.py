@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from kvmpc.cli.options import format_option, refuse_stdin_twice
@@ -9,7 +12,11 @@ from kvmpc.cli.output import print_as, room_on, say
 from kvmpc.errors import UsageError
 from kvmpc.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_REGRESSION, EXIT_UNSURE
 
-__all__ = ["baseline", "check"]
+if TYPE_CHECKING:
+    from kvmpc.judge.criteria import Criteria
+    from kvmpc.result.records import Result
+
+__all__ = ["baseline", "check", "criteria_of", "criteria_options", "judge"]
 
 _CHECK_EPILOG = """\b
 Examples:
@@ -109,6 +116,19 @@ def remove(name: str) -> None:
     baselines.remove(name)
 
 
+def criteria_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say when a row is red, as `limits` and `alphas`."""
+    options = [
+        click.option("--limit", "limits", metavar="METRIC=PERCENT|off", multiple=True,
+                     help="Change for the worse that is tolerated [rate=5%, p99=15%, cpu=5%]"),
+        click.option("--alpha", "alphas", metavar="[METRIC=]P", multiple=True,
+                     help="False alarms of the whole check; with METRIC=, its own on top [0.01]"),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.command(epilog=_CHECK_EPILOG)
 @click.argument("files", metavar="RESULT.json...", nargs=-1, required=True)
 @click.option(
@@ -118,20 +138,7 @@ def remove(name: str) -> None:
     required=True,
     help="A baseline, or a file (with a slash, or ending in .json); repeat for more runs.",
 )
-@click.option(
-    "--limit",
-    "limits",
-    metavar="METRIC=PERCENT|off",
-    multiple=True,
-    help="Change for the worse that is tolerated [rate=5%, p99=15%, cpu=5%]",
-)
-@click.option(
-    "--alpha",
-    "alphas",
-    metavar="[METRIC=]P",
-    multiple=True,
-    help="False alarms of the whole check; with METRIC=, its own on top [0.01]",
-)
+@criteria_options
 @click.option(
     "--normalise",
     is_flag=True,
@@ -172,21 +179,12 @@ def check(
     if its interval lies inside the limit. Else it is unsure, and says what it could have seen.
     Several results are several runs of the same thing: then runs are compared, not rounds.
     """
-    from kvmpc.judge import regression
-    from kvmpc.judge.criteria import DEFAULT_ALPHA, Criteria, parse_alpha, parse_limit
     from kvmpc.result.baselines import load_against
     from kvmpc.result.document import load
-    from kvmpc.show.check_table import check_warnings
-    from kvmpc.show.formats import format_check
 
-    given = [parse_alpha(text) for text in alphas]
-    whole = [alpha for name, alpha in given if name is None]
-    if len(whole) > 1:
-        raise UsageError("--alpha", ", ".join(alphas), "once without METRIC=")
-    criteria = Criteria(
-        alpha=whole[0] if whole else DEFAULT_ALPHA,
-        alphas={name: alpha for name, alpha in given if name is not None},
-        limits=dict(parse_limit(text) for text in limits),
+    criteria = criteria_of(
+        limits,
+        alphas,
         normalise=normalise,
         allow_host=allow_host,
         allow_missing=allow_missing,
@@ -195,10 +193,35 @@ def check(
     refuse_stdin_twice(*files, *against)
     new = [load(file) for file in files]
     old = [result for each in against for result in load_against(each)]
+    code = judge(old, new, criteria, kind)
+    if code != EXIT_OK:
+        raise click.exceptions.Exit(code)
+
+
+def criteria_of(limits: Sequence[str], alphas: Sequence[str], **rest: Any) -> Criteria:
+    """Return what `criteria_options` ask for; rest: the other fields. Raises: UsageError."""
+    from kvmpc.judge.criteria import DEFAULT_ALPHA, Criteria, parse_alpha, parse_limit
+
+    given = [parse_alpha(text) for text in alphas]
+    whole = [alpha for name, alpha in given if name is None]
+    if len(whole) > 1:
+        raise UsageError("--alpha", ", ".join(alphas), "once without METRIC=")
+    return Criteria(
+        alpha=whole[0] if whole else DEFAULT_ALPHA,
+        alphas={name: alpha for name, alpha in given if name is not None},
+        limits=dict(parse_limit(text) for text in limits),
+        **rest,
+    )
+
+
+def judge(old: Sequence[Result], new: Sequence[Result], criteria: Criteria, kind: str) -> int:
+    """Print the check of `new` against `old`, and return its exit code. Raises: MismatchError."""
+    from kvmpc.judge import regression
+    from kvmpc.show.check_table import check_warnings
+    from kvmpc.show.formats import format_check
+
     found = regression.check(old, new, criteria)
     print_as(kind, format_check(found, kind, room_on(err=False)))
     for warning in check_warnings(found, old, new, room_on(err=True)):
         say(warning, err=True)
-    code = _EXIT_CODES[found.status or "ok"]
-    if code != EXIT_OK:
-        raise click.exceptions.Exit(code)
+    return _EXIT_CODES[found.status or "ok"]

@@ -6,7 +6,7 @@ long again. ``tests/cli/test_options.py`` says where it differs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -18,7 +18,9 @@ __all__ = [
     "busy_limit_option",
     "format_option",
     "refuse_stdin_twice",
+    "trial_options",
     "work_options",
+    "yes_option",
 ]
 
 
@@ -52,7 +54,7 @@ def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def trial_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say what every trial works on."""
     options: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
         click.option("--vcpus", metavar="N", help="vCPUs [this host's CPUs, up to 160]; "
@@ -93,15 +95,29 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--watchdog", type=float, metavar="SECONDS", default=10.0, show_default=True,
                      help="A trial without a new page for so long has failed."),
         busy_limit_option("10%"),
+    ]  # fmt: skip
+    return _with(options, command)
+
+
+def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add those options, and what else a run can be asked for."""
+    options = [
         click.option("--profile", is_flag=True,
                      help="Run each pager once more under perf: where its CPU time goes."),
         click.option("--json", "json_path", metavar="FILE|-",
                      help="Write every raw value as JSON, after each trial."),
-        click.option("--yes", is_flag=True, help="Also if it takes more than an hour."),
+        yes_option,
     ]  # fmt: skip
+    return trial_options(_with(options, command))
+
+
+def _with(options: Sequence[Callable[..., Any]], command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+yes_option = click.option("--yes", is_flag=True, help="Also if it takes more than an hour.")
 
 
 def refuse_stdin_twice(*files: str) -> None:

@@ -170,9 +170,11 @@ def hand_out(text: str, *, err: bool = False) -> None:
     (stderr if err else stdout).hand_out(text)
 
 
-def say_stopping(signal_name: str) -> None:
+def say_stopping(
+    signal_name: str,
+    text: str = "stopping; unmapping a large guest may take a while (again: leave at once)",
+) -> None:
     """Say that a signal was heard; in its handler, so past a write that it may have interrupted."""
-    text = "stopping; unmapping a large guest may take a while (again: leave at once)"
     with suppress(OSError):
         write_whole(STDERR, f"kvmpc: {signal_name}: {text}\n".encode(), wait_s=0)
 

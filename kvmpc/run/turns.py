@@ -199,13 +199,14 @@ def compare_block(words: Sequence[str], interrupt: Interrupt) -> Result:
 def _result_of(ended: Ended) -> Result:
     # Its error is the last thing it says, after tables, warnings and progress.
     said = f"\n{ended.stderr}".rpartition("\nkvmpc: ")[2].strip()
-    if ended.code in (EXIT_HOST, EXIT_USAGE):
-        reason, _, remedy = said.partition("\n  remedy: ")
-        raise HostError("kvmpc compare", reason, remedy or "see what the side's command changed")
-    if ended.code in (EXIT_OK, EXIT_FAILED) and ended.stdout.strip():
+    # Of a host that was too busy for a block there is one, too: it lacks what was starved.
+    if ended.code in (EXIT_OK, EXIT_FAILED, EXIT_HOST) and ended.stdout.strip():
         result = from_json(ended.stdout, "kvmpc compare")
         if result.finished:
             return result
+    if ended.code in (EXIT_HOST, EXIT_USAGE):
+        reason, _, remedy = said.partition("\n  remedy: ")
+        raise HostError("kvmpc compare", reason, remedy or "see what the side's command changed")
     raise KvmpcError("\n  | ".join([f"kvmpc compare {ended.how}", *_last_lines(said)]))
 
 

@@ -236,6 +236,18 @@ def _refuse_kvm(number: int) -> Callable[[], None]:
     return fault
 
 
+def _slow_source() -> None:
+    """A page takes 5 ms to come for as long as there is a file `slow`, and nobody is told."""
+    original = kvmpc.run.campaign.run_trial
+
+    def run_trial(kvm: Any, work: Any, pager: Any, **options: Any) -> Any:
+        if os.path.exists("slow"):
+            work = replace(work, fetch_delay_ns=5_000_000)
+        return original(kvm, work, pager, **options)
+
+    kvmpc.run.campaign.run_trial = run_trial
+
+
 def _eager_progress() -> None:
     """No fault: progress is told after every trial, not once a minute."""
     kvmpc.cli.output._TOLD_EVERY_S = 0.0
@@ -259,6 +271,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "no-address-space": _no_address_space,
     "busy-kvm": _refuse_kvm(errno.EBUSY),
     "forbidden-kvm": _refuse_kvm(errno.EPERM),
+    "slow-source": _slow_source,
     "eager-progress": _eager_progress,
 }
 
