@@ -15,7 +15,7 @@ from kvmpc.errors import MismatchError
 from kvmpc.judge.change import host_differences
 from kvmpc.judge.criteria import Criteria
 from kvmpc.judge.regression import Check, check
-from kvmpc.judge.result_cautions import cautions_of_result
+from kvmpc.judge.told import tell
 from kvmpc.judge.turns import (
     MOVED,
     by_block,
@@ -222,7 +222,7 @@ def test_facts_that_move_within_a_side_are_a_caution_of_the_check(make_sides: Si
     assert cautions_within([{"load": {"avg1": 2}}, {"load": {"avg1": 1}}, {}]) == []
     sides = old, replace(new, warnings=(*moved, Caution("other", "a", "b")))
     found = _judge(sides)
-    warnings = "\n".join(check_warnings(found, [old], [sides[1]]))
+    warnings = " ".join(" ".join(check_warnings(found, [old], [sides[1]])).split())
     assert "cpu.allowed_count: 1 after 2" in warnings
 
 
@@ -289,9 +289,9 @@ def test_how_many_pairs_it_takes_depends_on_the_tests_and_their_families() -> No
 
 def test_drift_is_no_caution_of_what_was_measured_in_turn(make_sides: Sides) -> None:
     old, _ = make_sides(Random(23), level=lambda block: 0.05 * block, pagers=("uffd",))
-    assert "drift" not in {caution.code for caution in cautions_of_result(old)}
+    assert "drift" not in {caution.code for caution in tell([old])}
     apart = replace(old, turns=None)
-    assert "drift" in {caution.code for caution in cautions_of_result(apart)}
+    assert "drift" in {caution.code for caution in tell([apart])}
 
 
 def test_the_order_is_that_of_a_fair_coin_at_the_default_seed() -> None:
