@@ -6,7 +6,7 @@ twenty, where rounds are alike and independent: the first rows of each table. Th
 left of that where rounds hang together (AR(1)), or where each run has a shift of its own, in
 standard deviations of a round: then no interval and no test of one run's rounds can hold.
 
-Needs no KVM, and three minutes. Seeded: the same numbers every time.
+Needs no KVM, and a minute of one CPU. Seeded: the same numbers every time.
 """
 
 from __future__ import annotations
