@@ -10,17 +10,15 @@ from __future__ import annotations
 import resource
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from kvmpc.caution import Caution
 from kvmpc.errors import KernelError
+from kvmpc.host.scheduling import thread_times
 from kvmpc.trial.outcome import Finding
 from kvmpc.trial.signals import Interrupt
 
 __all__ = ["Stops"]
-
-_SCHEDSTAT = Path("/proc/thread-self/schedstat")
 
 _LEAST_NS = 100_000_000
 """Shorter ones are an interrupt, or a hypervisor that had others to run, on this CPU alone."""
@@ -46,7 +44,7 @@ class _Moment:
     @classmethod
     def now(cls, interrupt: Interrupt) -> Self:
         """Return that of now. Raises: KernelError."""
-        waited_ns = _waited_ns()
+        times = thread_times()
         try:
             now_ns = time.monotonic_ns()
             return cls(
@@ -54,26 +52,13 @@ class _Moment:
                 # CLOCK_BOOTTIME goes on while the machine is suspended, CLOCK_MONOTONIC does not.
                 suspended_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME) - now_ns,
                 ran_ns=time.thread_time_ns(),
-                waited_ns=waited_ns,
+                waited_ns=None if times is None else times.waited_ns,
                 sleeps=resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw,
                 continued=interrupt.continued,
             )
         except OSError as error:
             call = "reading a thread's clocks (clock_gettime, getrusage)"
             raise KernelError(call, error.errno or 0) from error
-
-
-def _waited_ns() -> int | None:
-    """Return how long the calling thread could have run and had no CPU; None if it is not known.
-
-    A kernel that does not count (its delayacct is off) says so by zeros: this thread has run.
-    Source: proc_pid_schedstat in fs/proc/base.c; Documentation/scheduler/sched-stats.rst.
-    """
-    try:
-        _, waited_ns, times_run = map(int, _SCHEDSTAT.read_text().split())
-    except (OSError, ValueError):
-        return None
-    return waited_ns if times_run else None
 
 
 class Stops:

@@ -237,7 +237,7 @@ def result_case(draw: random.Random) -> Case:
 KEYS = (
     "vcpus", "mem_per_vcpu", "touch_pages", "order", "access", "overlap", "fetch_delay", "passes",
     "timeline", "split", "verify", "seed", "pin", "cpus", "reader_cpus", "numa", "cpu_latency",
-    "rounds", "warmup", "watchdog", "profile", "question", "pagers", "grid",
+    "rounds", "warmup", "watchdog", "profile", "busy_limit", "question", "pagers", "grid",
 )  # fmt: skip
 
 VALUES = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,17 +94,3 @@ def test_this_thread_has_all_of_these_clocks() -> None:
     found.look()
     (caution,) = found.finding().cautions
     assert caution.code == "stood-still"
-
-
-@pytest.mark.parametrize(
-    ("text", "waited_ns"),
-    [("871114 56635 1\n", 56635), ("0 0 0\n", None), ("", None), ("7\n", None), (None, None)],
-)
-def test_a_kernel_that_does_not_count_waits_is_not_believed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None, waited_ns: int | None
-) -> None:
-    path = tmp_path / "schedstat"
-    if text is not None:
-        path.write_text(text)
-    monkeypatch.setattr(stops, "_SCHEDSTAT", path)
-    assert stops._waited_ns() == waited_ns
