@@ -395,7 +395,7 @@ def test_the_table_shows_shares_and_functions(
     make_trial: Callable[..., Any], make_result: Callable[..., Result]
 ) -> None:
     result = make_result(make_trial("uffd"), make_trial("uffd", PROFILED, profile=profiled()))
-    text = format_profiles(read(result))
+    text = format_profiles(read(result), 99)
     row = next(line for line in text.splitlines() if line.startswith("uffd "))
     told = " ".join(text.split())
     below = text.splitlines()[text.splitlines().index(row) + 1]
