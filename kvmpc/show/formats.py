@@ -17,7 +17,7 @@ from kvmpc.judge.matching import Unmatched, pair_cautions
 from kvmpc.judge.reading import Reading
 from kvmpc.judge.regression import Check
 from kvmpc.judge.summary import Summary
-from kvmpc.judge.told import Told
+from kvmpc.judge.told import Told, of_run
 from kvmpc.judge.verdicts import Compared
 from kvmpc.show.cases import Case, End, cases_of_check, cases_of_result
 from kvmpc.show.cells import MAX_COLUMNS, clean
@@ -25,6 +25,7 @@ from kvmpc.show.check_table import CHECK_HEADERS, check_cells, check_notes, form
 from kvmpc.show.ktap import ktap, ktap_end
 from kvmpc.show.mail import MAIL_COLUMNS, format_mail
 from kvmpc.show.row_fields import further_fields, run_fields
+from kvmpc.show.sentences import warning_texts
 from kvmpc.show.table import format_markdown, format_table, markdown_table
 from kvmpc.show.tmt import tmt, tmt_end
 
@@ -59,7 +60,8 @@ def format_result(reading: Reading, kind: str, room: int = MAX_COLUMNS) -> str:
     if kind == "mail":
         return format_mail(reading)
     if kind == "ktap":
-        return ktap(cases_of_result(reading), list(map(str, reading.cautions)))
+        of_this_run = map(str, of_run(reading.cautions))
+        return ktap(cases_of_result(reading), warning_texts(of_this_run, reading.cautions))
     if kind in _FOR_RUNNERS:
         return _FOR_RUNNERS[kind][0](cases_of_result(reading))
     rows = list(_result_rows(reading))

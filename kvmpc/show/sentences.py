@@ -26,6 +26,7 @@ __all__ = [
     "notes_of",
     "references_of",
     "warning_lines",
+    "warning_texts",
     "work_of",
 ]
 
@@ -58,17 +59,18 @@ def format_warnings(reading: Reading, room: int = MAX_COLUMNS) -> list[str]:
 
 
 def warning_lines(of_this_run: Iterable[str], told: Iterable[Told], room: int) -> list[str]:
-    """Return warnings in paragraphs as wide as `room`: those of a run, each with its remedy.
-
-    What in `told` is always so on this host comes last, in one paragraph for all of it.
-    """
-    always = dict.fromkeys(each.caution.text for each in told if each.caution.kind == HOST)
-    lines = [f"warning: {said}" for said in dict.fromkeys(of_this_run)]
-    if always:
-        lines.append(f"warning: this host, always: {'; '.join(always)}")
+    """Return `warning_texts` as paragraphs as wide as `room`."""
+    lines = [f"warning: {said}" for said in warning_texts(of_this_run, told)]
     # An option broken at its hyphens could not be copied.
     wrapper = textwrap.TextWrapper(room, subsequent_indent="  ", break_on_hyphens=False)
     return [wrapper.fill(clean(line)) for line in lines]
+
+
+def warning_texts(of_this_run: Iterable[str], told: Iterable[Told]) -> list[str]:
+    """Return what is said of a run, each once, and last in one text what `told` has of its host."""
+    always = dict.fromkeys(each.caution.text for each in told if each.caution.kind == HOST)
+    host = [f"this host, always: {'; '.join(always)}"] if always else []
+    return [*dict.fromkeys(of_this_run), *host]
 
 
 def _notes(reading: Reading) -> Iterator[str]:

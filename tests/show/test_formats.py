@@ -110,7 +110,7 @@ def test_a_result_in_ktap_and_json_says_what_weakens_it(
     assert format_result(reading, "ktap").splitlines()[1:4] == [
         "1..1",
         "# warning: uffd: late ? 3 (the worst; so or similar in 3 trials); wait",
-        "# warning: it is a VM; none",
+        "# warning: this host, always: it is a VM",
     ]
     worst, host = json.loads(format_result(reading, "json"))["warnings"]
     assert worst == {
