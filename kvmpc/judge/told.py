@@ -7,7 +7,8 @@ the host's counters say of the whole of it, then what single trials say, then wh
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from kvmpc.caution import HOST, RUN, Caution
 from kvmpc.judge.result_cautions import cautions_of_row, cautions_of_run
@@ -15,6 +16,11 @@ from kvmpc.result.points import named_points, point_names
 from kvmpc.result.records import Result, Role
 
 __all__ = ["Told", "of_run", "tell", "worst"]
+
+_BEFORE_KINDS: Final = frozenset(
+    {"mitigations", "nested-host", "paging-unknown", "tsc-not-invariant"}
+)
+"""What was always of a host, also in documents that are older than a caution's kind."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ def tell(results: Sequence[Result], *, profiled: bool = False) -> list[Told]:
         *(("run", "", caution) for result in results for caution in cautions_of_run(result)),
         *(said for result in results for said in _of_rows(result)),
         *(said for result in results for said in _of_trials(result, roles)),
-        *(("run", "", caution) for result in results for caution in dict.fromkeys(result.warnings)),
+        *(("run", "", caution) for result in results for caution in _of_plan(result)),
     ):
         found.setdefault(said[2].code, []).append(said)
     told = [_told(alike) for alike in found.values()]
@@ -80,6 +86,12 @@ def _told(alike: Sequence[tuple[str, str, Caution]]) -> Told:
     unit, where, caution = max(alike, key=lambda said: said[2].size)
     places = tuple(dict.fromkeys(place for _, place, _ in alike))
     return Told(caution, where, len(alike), unit, places)
+
+
+def _of_plan(result: Result) -> Iterator[Caution]:
+    """Yield what was said before the first trial, each once, of its kind."""
+    for caution in dict.fromkeys(result.warnings):
+        yield replace(caution, kind=HOST) if caution.code in _BEFORE_KINDS else caution
 
 
 def _of_rows(result: Result) -> Iterator[tuple[str, str, Caution]]:

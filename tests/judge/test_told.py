@@ -68,6 +68,17 @@ def test_this_run_comes_first_and_of_it_what_happened(make_result: Make, make_tr
     assert [told.code for told in of_run(tell([result]))] == ["other-load", "start-skew", "swap"]
 
 
+def test_what_an_older_document_says_of_its_host_is_of_the_host(
+    make_result: Make, make_trial: Make
+) -> None:
+    old = (Caution("mitigations", "they are on", "mitigations=off"), SETTING)
+    trials = [make_trial("uffd", n) for n in (1, 2, 3)]
+    told = tell([make_result(*trials, warnings=old)])
+    assert [(each.code, each.caution.kind) for each in told] == [
+        ("swap", "run"), ("mitigations", "host"),
+    ]  # fmt: skip
+
+
 def test_warm_ups_say_nothing_and_profiled_trials_when_asked(
     make_result: Make, make_trial: Make
 ) -> None:
