@@ -118,9 +118,9 @@ def turns(
     """Compare two states of this host that need no boot, in turn.
 
     A state is what a shell command sets: a module with another parameter, a sysctl, a cgroup.
-    kvmpc measures pairs of blocks, one on each side, and judges pairs, so that nothing counts of
-    what the host does in between. Each block is a process of its own, and none is there while a
-    command runs: KVM's modules can be reloaded.
+    kvmpc measures pairs of blocks, one on each side, in an order that is drawn (--seed), and judges
+    pairs, so that no drift of the host counts. Each block is a process of its own, and none is
+    there while a command runs: KVM's modules can be reloaded.
     """
     from kvmpc.result.document import to_json
     from kvmpc.result.files import OutputFile

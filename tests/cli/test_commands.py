@@ -257,7 +257,7 @@ def _examples(help_text: str) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["probe"], ["show"], ["report"], ["check"], ["baseline"], ["baseline", "save"]],
+    [[], ["probe"], ["show"], ["report"], ["check"], ["turns"], ["baseline"], ["baseline", "save"]],
     ids=lambda words: " ".join(["kvmpc", *words]),
 )
 def test_help_ends_with_examples(kvmpc, command):

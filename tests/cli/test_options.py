@@ -36,7 +36,7 @@ def test_compare_has_the_fewest_rounds_that_have_an_interval_and_says_so() -> No
     assert f"fewer than {FEWEST_FOR_INTERVAL} have a range" in (rounds.help or "")
 
 
-@pytest.mark.parametrize("command", ["compare", "run", "sweep", "show", "check"])
+@pytest.mark.parametrize("command", ["compare", "run", "sweep", "show", "check", "turns"])
 def test_every_format_can_be_asked_for(command: str) -> None:
     assert _choices(command, "--format") == list(KINDS)
 

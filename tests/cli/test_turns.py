@@ -6,8 +6,10 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 from kvmpc.exit_codes import EXIT_OK, EXIT_UNSURE
 from kvmpc.result.document import load
 from kvmpc.result.records import NEW, OLD, Result
+from tests.fakes.recipes import recipe
 
 TINY = ("--vcpus", "1", "--mem-per-vcpu", "92K")
 RATE_ONLY = ("--limit", "p99=off", "--limit", "cpu=off")
@@ -111,6 +114,25 @@ for child in $(cat /proc/$PPID/task/*/children); do test $child = $$ || exit 1; 
 
 
 @pytest.mark.kvm
+def test_the_look_sees_what_it_looks_for():
+    """What the tests below rely on: it fails where KVM is open, for a thread or a child more."""
+    for odd in (
+        "file = open('/dev/kvm')",
+        "threading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
+        "subprocess.Popen(['sleep', '9'])",
+        "",
+    ):
+        program = (
+            f"import subprocess, sys, threading, time\n{odd}\n"
+            "sys.exit(subprocess.run(['/bin/sh', '-c', sys.argv[1]]).returncode)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program, LOOK], capture_output=True, text=True, timeout=60
+        )
+        assert (done.returncode == 0) == (odd == ""), (odd, done)
+
+
+@pytest.mark.kvm
 def test_two_sides_that_are_alike_are_measured_judged_and_read_back(kvmpc, log, files):
     finished = kvmpc.start(
         "turns", "none", "uffd", *TINY, *_in_turn(log, old=LOOK, new=LOOK, end=LOOK),
@@ -135,6 +157,35 @@ def test_two_sides_that_are_alike_are_measured_judged_and_read_back(kvmpc, log, 
     assert (again.code, again.stdout) == (finished.code, finished.stdout)
     if find_spec("matplotlib"):
         assert kvmpc("report", files[1], files[2], "-o", "page.html").code == 0
+
+
+@pytest.mark.kvm
+def test_readmes_recipe_reloads_a_module_that_nobody_uses(kvmpc, log):
+    """With another modprobe, which looks instead, and less to measure."""
+    programs = kvmpc.folder / "programs"
+    programs.mkdir()
+    look = LOOK.replace("$PPID", "$kvmpc").replace("test $child = $$", "test $child = $PPID")
+    made = {
+        "modprobe": f"""#!/bin/sh
+            kvmpc=$(sed 's/.*) //' /proc/$PPID/stat | cut -d' ' -f2)
+            {look}
+            echo "$*" >>{shlex.quote(str(log))}""",
+        "kvmpc": f"""#!/bin/sh
+            exec {shlex.join(kvmpc.command)} "$@" uffd {shlex.join((*TINY, *ANYTHING_GOES))}""",
+    }
+    for name, text in made.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    finished = kvmpc.start_program(
+        ["sh", "-c", recipe("turns")], env={"PATH": f"{programs}:{os.environ['PATH']}"}
+    ).finish(within_s=BOUND_S)
+    assert finished.code in (EXIT_OK, EXIT_UNSURE), finished
+    assert finished.error == ""
+    ran = log.read_text().splitlines()
+    assert Counter(ran) == {
+        "-r kvm_amd": 13, "kvm_amd npt=1": 6, "kvm_amd npt=0": 6, "kvm_amd": 1,
+    }  # fmt: skip
+    assert ran[-2:] == ["-r kvm_amd", "kvm_amd"]
 
 
 @pytest.mark.kvm
