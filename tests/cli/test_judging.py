@@ -340,7 +340,9 @@ def test_show_and_check_print_every_format_to_stdout(kvmpc, keep, lab1, kind):
 def test_compare_and_run_print_formats_and_the_raw_result_beside(kvmpc, tiny):
     finished = kvmpc("compare", "none", "uffd", *tiny, "--format", "csv", "--json", "result.json")
     assert finished.code == 0
-    assert finished.stdout.splitlines()[0].startswith("hostname,kernel,cpu,started,kvmpc,point,vcpus,")
+    assert finished.stdout.splitlines()[0].startswith(
+        "hostname,kernel,cpu,started,kvmpc,point,vcpus,"
+    )
     assert len(finished.stdout.splitlines()) == 3
     assert "other_cpu_s" in (kvmpc.result().during or {})
     ran = kvmpc("run", "uffd", *tiny, "--format", "ktap", "--json", "-")
