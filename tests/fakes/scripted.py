@@ -212,13 +212,17 @@ class ScriptedKernel:
     """
 
     def __init__(self) -> None:
+        self.arguments: tuple[int, ...] = ()
         self._script: deque[_Expected] = deque()
         self._problems: list[BaseException] = []
 
     def expect(
         self, name: str, *arguments: Argument, reply: int = 0, do: Callable[[], None] | None = None
     ) -> None:
-        """Expect call `name` with `arguments` (... is any), do `do`, answer `reply`."""
+        """Expect call `name` with `arguments` (... is any), do `do`, answer `reply`.
+
+        `do` finds what was given in `self.arguments`.
+        """
         self._script.append(_Expected(name, arguments, reply, do or (lambda: None)))
 
     def run(
@@ -250,6 +254,7 @@ class ScriptedKernel:
         same = all(want is ... or want == got for want, got in pairs)
         assert name == call.name, f"expected {call}, got {shown}"
         assert same, f"expected {call}, got {shown}"
+        self.arguments = arguments
         call.do()
         return call.reply
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import time
+
+import pytest
 
 from kvmpc.abi import clock
 from kvmpc.kernel import syscalls
@@ -40,9 +43,18 @@ def test_a_signal_is_held_once_and_then_has_its_default_action() -> None:
     program.close()
 
 
-def test_it_sleeps_and_then_takes_itself_away(kernel: ScriptedKernel) -> None:
+@pytest.mark.parametrize("slept", [0, -errno.EINTR])
+def test_it_sleeps_a_second_and_then_takes_itself_away(kernel: ScriptedKernel, slept: int) -> None:
     record = ResolverRecord()
     number = ctypes.addressof(record) & 0xFFFFFFFF  # what is called is handed its record there
-    kernel.expect("clock_nanosleep", clock.CLOCK_MONOTONIC, 0, ..., 0)
-    kernel.expect("rt_sigaction", number, ..., ..., 8)
+    seen: list[tuple[int, ...]] = []
+
+    def words(argument: int, count: int) -> None:
+        seen.append(tuple((ctypes.c_uint64 * count).from_address(kernel.arguments[argument])))
+
+    sleep = ("clock_nanosleep", clock.CLOCK_MONOTONIC, 0, ..., 0)
+    kernel.expect(*sleep, reply=slept, do=lambda: words(2, 2))
+    kernel.expect("rt_sigaction", number, ..., ..., 8, do=lambda: words(1, 2))
     kernel.run("hold_crash", record)
+    # struct timespec; the kernel's struct sigaction: SIG_DFL, no flags.
+    assert seen == [(1, 0), (0, 0)]

@@ -168,6 +168,7 @@ def test_fill_writes_tags_and_body_of_each_touched_page_and_nothing_else(
     run = 1 << run_shift
     pages = {index // run * stride + index % run for index in range(first, end)}
     words = (ctypes.c_uint64 * (512 * (max(pages) + 2)))()
+    ctypes.memset(words, 0x5A, ctypes.sizeof(words))
     gpa, tags = 1 << 32, tag_rule(3)
     record = FillRecord(
         hva=ctypes.addressof(words),
@@ -184,6 +185,7 @@ def test_fill_writes_tags_and_body_of_each_touched_page_and_nothing_else(
     assert kernel.run("fill", record) == Return.OK
     assert record.index == end
     expected = (ctypes.c_uint64 * len(words))()
+    ctypes.memset(expected, 0x5A, ctypes.sizeof(words))
     for page in pages:
         expected[page * 512] = tags.tag(gpa + page * PAGE_BYTES)
         expected[page * 512 + 511] = tags.last_word(gpa + page * PAGE_BYTES)

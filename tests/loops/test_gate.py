@@ -20,8 +20,10 @@ LIVENESS_S = 20.0
 
 
 def _expect_stamp(kernel: ScriptedKernel, shared: SharedRecord, *, reply: int = 0) -> None:
+    before_ns = shared.gate_ns
+
     def do() -> None:
-        assert (shared.gate, shared.gate_ns) == (0, 0)
+        assert (shared.gate, shared.gate_ns) == (0, before_ns)
         shared.sec, shared.nsec = divmod(GATE_NS, 10**9)
 
     timespec = ctypes.addressof(shared) + SharedRecord.sec.offset
@@ -34,7 +36,7 @@ def _address(shared: SharedRecord) -> int:
 
 @pytest.mark.parametrize("woken", [0, 1, 1024])
 def test_the_gate_is_stamped_then_opened_then_woken(kernel: ScriptedKernel, woken: int) -> None:
-    shared = SharedRecord()
+    shared = SharedRecord(gate_ns=99)
     _expect_stamp(kernel, shared)
     seen: list[tuple[int, int]] = []
     kernel.futex_wake(
