@@ -532,7 +532,8 @@ _FROM_ZERO = (
 )
 """What a loop reports and begins at 0; of all else it must not matter what is there."""
 
-_JUNK_WORD = 0x5A5A_5A5A_5A5A_5A5A
+JUNK_BYTE = 0x5A
+_JUNK_WORD = int.from_bytes([JUNK_BYTE] * 8)
 
 NO_MEMORY = 0x7E00_0000_0000
 
@@ -563,6 +564,7 @@ class Setting:
     def back(self, record: ResolverRecord) -> None:
         """Put memory behind the data addresses of `record`, for steps that write to a page."""
         self.data_hva = record.data_hva = self._room(self.pages * PAGE_BYTES)
+        ctypes.memset(self.data_hva, JUNK_BYTE, self.pages * PAGE_BYTES)
 
     def stamp(self, page: int, name: str) -> int:
         """Return a stamp that `page` carries in data memory."""

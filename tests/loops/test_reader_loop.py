@@ -386,6 +386,19 @@ def test_a_page_is_due_one_delay_after_its_claim_and_the_wait_lasts_until_then(
     assert timeout_ns > 2**40, "more than 64 bits of it are needed on the way"
 
 
+def test_a_wait_is_rounded_up_so_that_it_never_ends_before_the_page_is_due(
+    kernel: ScriptedKernel, setting: Setting
+) -> None:
+    record = delayed(setting)
+    record.ns_per_cycle_q32 = 0  # less than a nanosecond, however long it is in cycles
+    kernel.read(record, setting.message(9))
+    kernel.read(record)
+    kernel.poll(record, timed=True)
+    stop(kernel, record)
+    assert run(kernel, record, "pipelined") == Return.STOPPED
+    assert record.timeout_ns == 1
+
+
 def test_a_fetch_lasts_from_the_claim_to_the_install_and_is_no_part_of_it(
     kernel: ScriptedKernel, setting: Setting
 ) -> None:

@@ -9,8 +9,9 @@ import pytest
 from kvmpc.loops.records import PendingRecord, ResolverRecord, Return
 from kvmpc.loops.stamps import STAMPS
 from kvmpc.units import PAGE_BYTES
-from tests.fakes.scripted import ScriptedKernel, Setting, counts, tsc
+from tests.fakes.scripted import JUNK_BYTE, ScriptedKernel, Setting, counts, tsc
 
+JUNK = bytes([JUNK_BYTE] * 8)
 NOW_NS = 7_000_000_000
 DELAY_NS = 200_000
 RESOLVER = ("STAMP_CLAIMED", "STAMP_FETCHED", "STAMP_INSTALL")
@@ -122,5 +123,5 @@ def test_a_stamp_goes_to_its_page_and_nowhere_else(
     kernel.copy(setting, record, 5)
     assert kernel.run("resolve", record, page=5, build="uffd+split") == Return.OK
     words = (ctypes.c_uint64 * (setting.pages * PAGE_BYTES // 8)).from_address(setting.data_hva)
-    written = [index for index, word in enumerate(words) if word]
+    written = [index for index, word in enumerate(words) if word.to_bytes(8) != JUNK]
     assert written == [(5 * PAGE_BYTES + STAMPS["STAMP_INSTALLED"]) // 8]
