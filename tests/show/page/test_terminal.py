@@ -57,7 +57,7 @@ def _in_terminal(result: Result, label: str) -> list[list[str]]:
 def test_the_failed_row_is_called_so_in_both_and_has_no_number(vcpus: tuple[int, ...]) -> None:
     result = _failed(vcpus)
     assert _on_page(result, FAILED) == [(FAILED, *"-" * 7, "FAILED", "3")] * len(vcpus)
-    assert _in_terminal(result, FAILED) == [[FAILED, *"-" * 6, "FAILED"]] * len(vcpus)
+    assert _in_terminal(result, FAILED) == [[FAILED, *"-" * 7, "FAILED"]] * len(vcpus)
 
 
 @either
