@@ -206,7 +206,7 @@ def _parts(chart: PartsChart, looks: Mapping[str, Look]) -> Figure:
 def _stack(chart: StackChart, looks: Mapping[str, Look]) -> Figure:
     """Draw lines' dots end to end on each row, told apart by hatching too."""
     labels = [row[0] for row in chart.table.rows]
-    figure, axes = _empty_figure(1.1 + 0.34 * len(labels))
+    figure, axes = _figure(0.75 + 0.34 * len(labels), chart.lines)
     ends = [0.0] * len(labels)
     handles = []
     for turn, line in enumerate(chart.lines):

@@ -17,7 +17,9 @@ __all__ = ["NO_PROFILE", "locks", "of_spin", "percent", "too_few"]
 
 NO_PROFILE: Final = "kvmpc compare --profile, with perf installed, measures it."
 
-_HELD: Final = "held or waited for, interrupts off"
+_HELD: Final = "irqs off"
+_HELD_APART: Final = ("userfaultfd", "run_queue")
+"""Whose locks are told apart where nobody can say whether they were held or waited for."""
 
 _TOP: Final = 3
 _MOST_LISTED: Final = 4
@@ -68,8 +70,9 @@ def locks(panel: Panel, pagers: Mapping[str, str]) -> StackChart:
         title=panel.titled("Who waits for spin locks", index),
         y=Scale(label="share of all CPU time", spell=percent),
         note="By whose lock it is; the whisker is the 95 % interval of all together. A clock "
-        "(cpu-clock) cannot look where interrupts are off: what it finds where they come on again "
-        "was waited for or held, nobody can say which; in the table it stands below, with a plus. "
+        "(cpu-clock) cannot look where interrupts are off (irqs off): what it finds where they "
+        "come on again was waited for or held, nobody can say which; in the table it stands "
+        "below, with a plus. "
         "Run queues: that of who is woken, and that under which one thread goes to sleep and the "
         "next is switched to.",
         lines=lines,
@@ -114,8 +117,14 @@ def _last_profiled(panel: Panel, pagers: Iterable[str]) -> int:
 
 
 def _shares(profile: Profile) -> dict[str, float]:
-    """Return what a row of the chart adds up: what is hidden as one part, whosever it is."""
-    return {**profile.spin, _HELD: sum(profile.irqs_off.values())}
+    """Return what a row of the chart adds up, by the label of its line."""
+    hidden = dict(profile.irqs_off)
+    apart = {waiter: hidden.pop(waiter, 0.0) for waiter in _HELD_APART}
+    return {
+        **{WAITERS.get(waiter, waiter): share for waiter, share in profile.spin.items()},
+        **{f"{WAITERS[waiter]}, {_HELD}": share for waiter, share in apart.items()},
+        f"other, {_HELD}": sum(hidden.values()),
+    }
 
 
 def _whole(profile: Profile | None) -> Dot | None:
@@ -130,11 +139,11 @@ def _whole(profile: Profile | None) -> Dot | None:
 
 
 def _lock_lines(rows: list[Profile | None]) -> Iterator[ChartLine]:
-    """Yield a line for each waiter of any row."""
+    """Yield a line for each part of any row."""
     shares = [(row, _shares(profile)) for row, profile in enumerate(rows) if profile is not None]
-    for waiter in dict.fromkeys(waiter for _, found in shares for waiter in found):
-        dots = tuple(Dot.exact(row, found.get(waiter, 0.0)) for row, found in shares)
-        yield ChartLine(key=f"lock-{waiter}", label=WAITERS.get(waiter, waiter), dots=dots)
+    for label in dict.fromkeys(label for _, found in shares for label in found):
+        dots = tuple(Dot.exact(row, found.get(label, 0.0)) for row, found in shares)
+        yield ChartLine(key=f"lock-{label}", label=label, dots=dots)
 
 
 def _wait_cells(profile: Profile) -> Iterator[str]:

@@ -22,7 +22,9 @@ def test_a_profile_gives_the_share_of_spin_locks_and_whose_they_are_but_no_rate(
     assert [dot.high for dot in spin.dots] == pytest.approx([0.0747, 0.888], abs=0.0005)
     stack = by_label(chart_of(result, "locks"))
     assert stack["uffd queues"][1] == pytest.approx(0.81 * 0.7)
-    assert stack["held or waited for, interrupts off"][1] == pytest.approx(0.06)
+    assert stack["uffd queues, irqs off"][1] == pytest.approx(0.05)
+    assert stack["run queues, irqs off"][1] == 0
+    assert stack["other, irqs off"][1] == pytest.approx(0.01)
     [whole] = [
         end for end, row in zip(
             chart_of(result, "locks").ends, chart_of(result, "locks").table.rows, strict=True
