@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Final
 
@@ -24,6 +25,9 @@ _WANTED_SAMPLES: Final = 2 * FEWEST_SAMPLES
 
 _MOST_TRIALS: Final = 24
 
+_LONGEST_S: Final = 10.0
+"""After so long no further trial begins: what mostly sleeps (a long fetch) gives few samples."""
+
 
 def run_profiled(
     kvm: Kvm,
@@ -42,7 +46,7 @@ def run_profiled(
     after that is gone.
     Raises: Interrupted, StuckError. Everything else that goes wrong is in the result.
     """
-    trials, sampled_s = 0, 0.0
+    trials, sampled_s, begin_s = 0, 0.0, time.monotonic()
     with Recorder(interrupt) as recorder:
         while True:
             result = run_trial(
@@ -59,7 +63,8 @@ def run_profiled(
             trials += 1
             sampled_s += _cpu_s(result)
             enough = sampled_s * recorder.frequency_hz >= _WANTED_SAMPLES
-            if enough or recorder.problem is not None or trials == _MOST_TRIALS:
+            late = trials == _MOST_TRIALS or time.monotonic() - begin_s > _LONGEST_S
+            if enough or late or recorder.problem is not None:
                 break
         with recorder.samples() as samples:
             found = summarise(

@@ -81,6 +81,17 @@ def test_what_is_too_short_is_run_again_until_there_are_samples_enough(
     assert result.expected_pages == 2 * 997
 
 
+def test_what_mostly_sleeps_is_not_run_again_for_minutes(
+    profiled: RunProfiled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvmpc.trial.profiled._LONGEST_S", 0.0)
+    result = profiled("none", pages=997)
+    trials = 0 if result.profile is None else result.profile.trials
+    assert trials <= 1
+    codes = [caution.code for caution in result.warnings]
+    assert "profile-short" in codes or "profile-absent" in codes
+
+
 def test_nothing_is_left(profiled: RunProfiled, held: Callable[[], Any]) -> None:
     profiled("uffd", pages=997)
     before = held()
