@@ -109,6 +109,7 @@ def format_check(check: Check, kind: str, room: int = MAX_COLUMNS) -> str:
                 "new_kernels": check.new_kernels,
                 "rows": rows,
                 "unmatched": [_unmatched(each) for each in check.unmatched],
+                "differing": [vars(each) for each in check.differing],
                 "warnings": _cautions(check.cautions),
             },
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +29,7 @@ from kvmpc.judge.verdicts import Compared, FailedNow, Status, Unjudged
 from kvmpc.result.records import NEW, OLD, Result, Turns
 from kvmpc.run.turns import draw_order
 from kvmpc.show.check_table import check_notes, check_warnings
+from kvmpc.show.formats import format_check
 
 Make = Callable[..., Any]
 PAGERS = ("none", "uffd", "exit", "uffd,uffds=per-vcpu", "exit,uffds=per-vcpu")
@@ -202,6 +204,11 @@ def test_facts_that_differ_are_told_and_not_refused(make_sides: Sides) -> None:
     assert "between the sides: memory.thp_enabled: never against always in the baseline" in notes
     assert "signed-rank tests of pairs" in notes
     assert "an order that was drawn" in notes
+    document = json.loads(format_check(found, "json"))
+    assert document["permuted"] == "pair"
+    assert document["differing"] == [
+        {"field": "memory.thp_enabled", "baseline": "always", "new": "never"}
+    ]
     assert host_differences(*sides) == []
     apart = tuple(replace(side, turns=None) for side in sides)
     with pytest.raises(MismatchError, match="thp_enabled"):
