@@ -31,6 +31,10 @@ MAX_PAIRS: Final = 500
 _MAX_COMMAND_S: Final = 86_400
 _LONG_S: Final = 3600.0
 _SHOWN_LINES: Final = 20
+_WITH_RESULT: Final = (EXIT_OK, EXIT_FAILED, EXIT_HOST)
+"""Exit codes of a block that may have a result for all that: trials failed, or are worth nothing
+on this host. What that does to a row, `check` says."""
+
 _UNMAP_S: Final = 60.0
 """How long a block that is asked for its end may take: it may have a large guest to unmap."""
 
@@ -197,13 +201,12 @@ def compare_block(words: Sequence[str], interrupt: Interrupt) -> Result:
 
 
 def _result_of(ended: Ended) -> Result:
-    # Its error is the last thing it says, after tables, warnings and progress.
-    said = f"\n{ended.stderr}".rpartition("\nkvmpc: ")[2].strip()
-    # Of a host that was too busy for a block there is one, too: it lacks what was starved.
-    if ended.code in (EXIT_OK, EXIT_FAILED, EXIT_HOST) and ended.stdout.strip():
+    if ended.code in _WITH_RESULT and ended.stdout.strip():
         result = from_json(ended.stdout, "kvmpc compare")
         if result.finished:
             return result
+    # Its error is the last thing it says, after tables, warnings and progress.
+    said = f"\n{ended.stderr}".rpartition("\nkvmpc: ")[2].strip()
     if ended.code in (EXIT_HOST, EXIT_USAGE):
         reason, _, remedy = said.partition("\n  remedy: ")
         raise HostError("kvmpc compare", reason, remedy or "see what the side's command changed")

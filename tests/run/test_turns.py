@@ -321,5 +321,6 @@ def test_a_block_with_failed_trials_is_a_result_and_one_that_was_stopped_is_none
 ) -> None:
     result = make_result(make_trial("uffd", status="failed"))
     assert _result_of(_ended(4, to_json(result))) == result
+    assert _result_of(_ended(3, to_json(result), "kvmpc: this host: too busy")) == result
     with pytest.raises(KvmpcError):
         _result_of(_ended(4, to_json(replace(result, finished=False))))
