@@ -142,7 +142,7 @@ def criteria_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--normalise",
     is_flag=True,
-    help="Judge ratios to the first pager that does not fetch, round by round.",
+    help="Divide out the host's own speed, measured beside each trial without the kernel.",
 )
 @click.option(
     "--allow-host",

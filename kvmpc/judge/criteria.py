@@ -47,8 +47,8 @@ class Criteria:
     alpha: probability of a false alarm of the whole check.
     alphas: by metric; such a metric is a family of its own, and adds its alpha to the whole.
     limits: by metric, the relative change that is tolerated; None = the metric is not judged.
-    normalise: judge each value as a ratio to that of the first pager that does not fetch, of the
-        same round: what the whole host lost or won is divided out.
+    normalise: bring each value to one speed of the host: what the whole host lost or won between
+        runs is divided out.
     allow_host: facts of `hostmatch.IDENTITY` that may differ.
     allow_missing: what the baseline has measured and the result need not have: pagers, by spec or
         label, and points; what fails now, too.

@@ -21,6 +21,10 @@ no adjustment for their number).
 **Unsure** is everything else. Each row says what it `sees`: the smallest change for the worse that
 its noise would have let turn red, four times in five.
 
+**Normalised**, each value is brought to one speed of the host, by a loop beside its trial that the
+kernel's page faults are not in. `none` is a row like any other: divided by it, a change that hits
+every fault would vanish, and one of `none` alone would be laid to all pagers.
+
 **What is taken for alike.** With one result on each side, rounds. With several on either side,
 runs: each counts as one value, the median of its rounds, because rounds of one run are more alike
 than runs are, and the test would take the difference of two runs for that of two kernels. Of two
@@ -41,6 +45,7 @@ from typing import Final
 
 from kvmpc.caution import Caution
 from kvmpc.errors import MismatchError, UsageError
+from kvmpc.judge import host_speed
 from kvmpc.judge.criteria import Criteria, Judged
 from kvmpc.judge.evidence import Evidence, TwoSamples
 from kvmpc.judge.intervals import CONFIDENCE
@@ -55,7 +60,7 @@ from kvmpc.judge.matching import (
 )
 from kvmpc.judge.paired import Pairs, pairs_needed
 from kvmpc.judge.resampling import holm, sizes_needed
-from kvmpc.judge.rows import measured_trials, share_base
+from kvmpc.judge.rows import measured_trials
 from kvmpc.judge.same_host import HostDifference
 from kvmpc.judge.starved import is_busy, why_busy
 from kvmpc.judge.summary import median
@@ -70,7 +75,7 @@ from kvmpc.judge.verdicts import (
     Verdict,
 )
 from kvmpc.result.metrics import FAULT_P99, Metric
-from kvmpc.result.records import Result
+from kvmpc.result.records import Result, TrialResult
 
 __all__ = ["Check", "check"]
 
@@ -131,10 +136,16 @@ def check(
     cautions = [] if turned else check_hosts(baseline, new, criteria.allow_host)
     cautions += check_finished(baseline, new, allowed=criteria.allow_unfinished)
     cautions += [w for run in (*baseline, *new) for w in run.warnings if w.code == MOVED]
+    if criteria.normalise:
+        host_speed.check_known(baseline, new)
     unit = "pair" if turned else "run" if len(baseline) > 1 or len(new) > 1 else "round"
+    cautions += host_speed.host_cautions(
+        baseline, new, by_run=unit == "run", divided=criteria.normalise
+    )
+    speed = host_speed.reference(baseline) if criteria.normalise else None
     pairs, unmatched = match(baseline, new)
     _check_names(criteria.allow_missing, [*pairs, *chain(*(each.lost for each in unmatched))])
-    found = [test for pair in pairs for test in _tests(pair, criteria, unit)]
+    found = [test for pair in pairs for test in _tests(pair, criteria, unit, speed)]
     measured = any(measured_trials(run, spec) for run in new for spec in run.pagers)
     if not found and not (measured and any(each.label and each.lost for each in unmatched)):
         raise MismatchError(
@@ -284,37 +295,40 @@ def _half(evidence: Evidence, confidence: float) -> float | None:
     return None if found is None else (found.high - found.low) / 2
 
 
-def _tests(pair: Pair, criteria: Criteria, unit: str) -> Iterator[_Test | Verdict]:
-    """Yield what is to be tested of a pair, and verdicts where there is nothing to test."""
+def _tests(
+    pair: Pair, criteria: Criteria, unit: str, speed: float | None
+) -> Iterator[_Test | Verdict]:
+    """Yield what is to be tested of a pair, and verdicts where there is nothing to test.
+
+    speed: logarithm of the host's speed that values are brought to; None = they stay as they are.
+    """
     failed = failures(pair.new, pair.spec)
     if failed:
         trials = sum(trial.pager == pair.spec for run in pair.new for trial in run.trials)
         yield FailedNow(pair=pair, failed=len(failed), trials=trials, error=failed[0].error)
         return
-    if criteria.normalise and share_base(pair.new[0]) == pair.spec:
-        return  # it is the measure: always 1
     for judged, limit in criteria.judged.items():
-        sides = [
-            [run for run in runs if _may_have(run, judged.metric)]
-            for runs in (pair.baseline, pair.new)
-        ]
-        problem = _not_normalised(sides, criteria)
         old, now = (
-            _values(runs, pair.spec, judged.metric.key, criteria.normalise, unit) for runs in sides
-        )
+            _values(
+                [run for run in runs if _may_have(run, judged.metric)],
+                pair.spec, judged.metric, unit, speed,
+            )
+            for runs in (pair.baseline, pair.new)
+        )  # fmt: skip
+        problem = _too_busy(pair)
         if unit == "pair" and old and now:
             both = old.keys() & now.keys()
             problem = problem or (None if both else "no pair has it on both sides")
             old, now = ({at: side[at] for at in side if at in both} for side in (old, now))
-        if not problem and old and now:
+        if old and now:
             before, after = list(old.values()), list(now.values())
             yield _Test(
-                pair=pair, judged=judged, limit=limit, baseline=math.exp(median(before) or 0.0),
-                new=math.exp(median(after) or 0.0),
+                pair=pair, judged=judged, limit=limit, baseline=_exp(median(before) or 0.0),
+                new=_exp(median(after) or 0.0),
                 evidence=(Pairs if unit == "pair" else TwoSamples)(before, after),
             )  # fmt: skip
-        elif reason := _too_busy(pair) or problem:
-            yield Unjudged(pair=pair, metric=judged.name, limit=limit, reason=reason)
+        elif problem:
+            yield Unjudged(pair=pair, metric=judged.name, limit=limit, reason=problem)
         elif old:
             yield Missing(pair=pair, metric=judged.name, reason="not measured in the result")
 
@@ -332,46 +346,36 @@ def _too_busy(pair: Pair) -> str | None:
     return None
 
 
-def _not_normalised(sides: Sequence[Sequence[Result]], criteria: Criteria) -> str | None:
-    """Return why a run of any side has nothing to normalise by; None where all have."""
-    for run in chain(*sides) if criteria.normalise else ():
-        to = share_base(run)
-        if to is None:
-            return "cannot be normalised: no pager in the run that does not fetch"
-        if failures([run], to):
-            return f"cannot be normalised: {to} failed"
-        if is_busy(run, to):
-            return f"cannot be normalised: {to} was starved"
-    return None
-
-
 def _values(
-    runs: Sequence[Result], spec: str, key: str, normalise: bool, unit: str
+    runs: Sequence[Result], spec: str, metric: Metric, unit: str, speed: float | None
 ) -> dict[int, float]:
     """Return the logarithms of a metric, one for each `unit`, in order and by its number."""
-    found: list[dict[int, float]] = []
-    for run in runs:
-        if is_busy(run, spec):
-            continue
-        values = _by_round(run, spec, key)
-        if normalise:
-            whole = _by_round(run, share_base(run), key)
-            values = {n: value - whole[n] for n, value in values.items() if n in whole}
-        found.append({number: values[number] for number in sorted(values)})
+    sides = [_by_round(run, spec, metric, speed) for run in runs if not is_busy(run, spec)]
     if unit == "run":
-        middles = [median(values.values()) for values in found]
+        middles = [median(values.values()) for values in sides]
         return dict(enumerate(middle for middle in middles if middle is not None))
-    if not found:
+    if not sides:
         return {}
-    return by_block(runs[0], found[0]) if unit == "pair" else found[0]
+    return by_block(runs[0], sides[0]) if unit == "pair" else sides[0]
 
 
-def _by_round(run: Result, spec: str | None, key: str) -> dict[int, float]:
-    return {
-        trial.round: math.log(trial.metrics[key])
-        for trial in (measured_trials(run, spec) if spec else ())
-        if trial.metrics.get(key, 0) > 0
+def _by_round(run: Result, spec: str, metric: Metric, speed: float | None) -> dict[int, float]:
+    found = {
+        trial.round: math.log(trial.metrics[metric.key]) - _host_won(trial, metric, speed)
+        for trial in measured_trials(run, spec)
+        if trial.metrics.get(metric.key, 0) > 0
     }
+    return {number: found[number] for number in sorted(found)}
+
+
+def _host_won(trial: TrialResult, metric: Metric, speed: float | None) -> float:
+    """Return what a metric's logarithm has of a host faster than `speed`: more, or less time."""
+    known = host_speed.log_speed(trial)
+    return 0.0 if speed is None or known is None else metric.better * (known - speed)
+
+
+def _exp(logarithm: float) -> float:
+    return math.exp(min(logarithm, _MOST))
 
 
 def _decide(found: Sequence[_Test | Verdict], criteria: Criteria, unit: str) -> list[Verdict]:

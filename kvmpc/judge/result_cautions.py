@@ -71,7 +71,7 @@ def cautions_of_row(point: Result, spec: str) -> Iterator[Caution]:
             "drift",
             f"the rate of the second half of the rounds is {change:+.0%} to that of the first, "
             "so rounds of this run are not alike, and two runs may differ by as much",
-            "compare several runs (kvmpc check RUN1 RUN2 ...), or ratios (--normalise)",
+            "compare several runs (kvmpc check RUN1 RUN2 ...)",
             size=abs(change),
         )
 

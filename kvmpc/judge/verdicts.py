@@ -42,8 +42,8 @@ class Status(StrEnum):
 class Numbers:
     """A metric on both sides.
 
-    baseline, new: medians, of ratios where normalised; change: as a share of the baseline, the
-        median of what lies between any value of one side and any of the other (Hodges, Lehmann).
+    baseline, new: medians, where normalised as on the baseline's host; change: as a share of the
+        baseline, the median of what lies between any two values of both sides (Hodges, Lehmann).
     change_low, change_high: its 95 % interval; None where there are too few values for one.
     sees: the smallest change for the worse that such values would have shown, four times in five;
         None where they could show none.

@@ -135,8 +135,9 @@ def check_notes(check: Check) -> Iterator[str]:
     yield from _meanings(check)
     if criteria.normalise:
         yield (
-            "normalised: every value is a ratio to the first pager that does not fetch, in the "
-            "same round."
+            "normalised: every value as on a host of the baseline's own speed, by a loop beside "
+            "its trial that page faults are not in. A kernel that slows the CPU itself slows that "
+            "loop as well: that only a check without --normalise can show."
         )
     if check.unit == "pair":
         yield _between(check)
@@ -157,7 +158,8 @@ def _meanings(check: Check) -> Iterator[str]:
         "just within its limit may be measured beyond it, and turn red."
     )
     yield (
-        "same: the change's 95% interval lies inside the limit. unsure: neither could be shown. "
+        "same: the 95% interval lies inside the limit. unsure: neither could be shown. change: the "
+        "median of what lies between any two values of both sides (Hodges-Lehmann), its interval. "
         f"sees: the change for the worse that such {unit}s turn red four times in five."
     )
     yield _ALIKE[unit]

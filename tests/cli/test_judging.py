@@ -179,12 +179,48 @@ def test_limits_and_alpha_are_settable_per_metric(kvmpc, keep, lab1):
     assert kvmpc("check", new, "--against", lab1, *strict).code == 2
 
 
-def test_what_the_whole_host_lost_is_divided_out_when_asked(kvmpc, keep, lab1):
-    new = keep("new", _result(2, none=1.3, uffd=1.3, exit=1.3))
-    assert kvmpc("check", new, "--against", lab1).code == 1
-    finished = kvmpc("check", new, "--against", lab1, "--normalise")
-    assert finished.code == 0
-    assert "normalised: every value is a ratio" in finished.told
+def _scaled(result: Result, host: float = 1.0, **rates: float) -> Result:
+    """Return a result with rates of pagers, and the host's own speed, multiplied."""
+
+    def metrics(trial: TrialResult) -> dict[str, float]:
+        rate = trial.metrics["pages_per_s"] * rates.get(trial.pager, 1.0) * host
+        return {
+            "pages_per_s": rate, "fault_p99_ns": 1e10 / rate, "cpu_s_per_gib": 1e6 / rate,
+            "host_speed_per_s": 2e8 * host,
+        }  # fmt: skip
+
+    return replace(result, trials=tuple(replace(t, metrics=metrics(t)) for t in result.trials))
+
+
+@pytest.mark.parametrize("options", [(), ("--normalise",)], ids=len)
+def test_a_result_that_was_rescaled_is_judged_by_what_was_done_to_it(kvmpc, keep, options):
+    old = keep("old", _scaled(_result()))
+    same = _result(2)
+
+    def judged(new: Result) -> tuple[int, dict[str, set[str]]]:
+        finished = kvmpc("check", keep("new", new), "--against", old, *options, "--format", "json")
+        found: dict[str, set[str]] = {}
+        for row in json.loads(finished.stdout)["rows"]:
+            found.setdefault(row["verdict"], set()).add(row["pager"])
+        return finished.code, found
+
+    everyone = set(RATES)
+    assert judged(_scaled(same)) == (0, {"same": everyone})
+    slower = _scaled(same, **dict.fromkeys(RATES, 0.7))
+    assert judged(slower) == (1, {"worse": everyone}), "all pagers 30 % slower"
+    faster = {"better": {"none"}, "same": {"uffd", "exit"}}
+    assert judged(_scaled(same, none=1.25)) == (0, faster), "only none 25 % faster"
+    gone = {"missing": {"exit"}, "same": {"none", "uffd"}}
+    assert judged(_without(_scaled(same), "exit")) == (1, gone), "one pager gone"
+    host = (0, {"same": everyone}) if options else (1, {"worse": everyone})
+    assert judged(_scaled(same, host=0.8)) == host, "the host 20 % slower"
+
+
+def test_an_old_baseline_is_not_normalised_and_the_remedy_is_named(kvmpc, keep, lab1):
+    finished = kvmpc("check", keep("new", _scaled(_result(2))), "--against", lab1, "--normalise")
+    assert (finished.code, finished.stdout) == (2, "")
+    assert "30 of 30 trials of the baseline do not have the host's own speed" in finished.error
+    assert "measure that side again" in finished.error
 
 
 def test_a_pager_that_fails_now_is_exit_code_4_and_a_regression_beside_it_1(kvmpc, keep, lab1):

@@ -76,13 +76,59 @@ def test_a_tenth_slower_is_found_with_unequal_rounds(make_run: Make) -> None:
 
 def test_what_the_whole_host_lost_is_divided_out_when_asked(make_run: Make) -> None:
     draw = Random(9)
-    old, new = make_run(draw), make_run(draw, whole=1.3)
-    assert ("exit", "rate") in _red(check([old], [new]))
+    old, new = make_run(draw, noise=0.01), make_run(draw, noise=0.01, slow_host=1.3)
+    plain = check([old], [new])
+    assert {pager for pager, _ in _red(plain)} == {"none", "uffd", "exit"}
+    assert "host-speed" in {caution.code for caution in plain.cautions}
     normalised = check([old], [new], Criteria(normalise=True))
-    assert _red(normalised) == set()
-    assert {verdict.pair.spec for verdict in normalised.verdicts} == {"uffd", "exit"}
-    slower = make_run(draw, whole=1.3, slower={"uffd": 1.2})
-    assert ("uffd", "rate") in _red(check([old], [slower], Criteria(normalise=True)))
+    assert normalised.status is None
+    assert {verdict.pair.spec for verdict in normalised.verdicts} == {"none", "uffd", "exit"}
+    (caution,) = normalised.cautions
+    assert "host itself is 23.0% slower" in caution.text
+    numbers = _of(normalised, "uffd").numbers
+    assert numbers.new == pytest.approx(numbers.baseline, rel=0.03), "as on the baseline's host"
+    slower = make_run(draw, noise=0.01, slow_host=1.3, slower={"uffd": 1.2})
+    found = check([old], [slower], Criteria(normalise=True))
+    assert {pager for pager, _ in _red(found)} == {"uffd"}
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_what_hits_every_fault_is_red_however_it_is_judged(make_run: Make, normalise: bool) -> None:
+    draw = Random(15)
+    old, new = make_run(draw, noise=0.01), make_run(draw, noise=0.01, whole=1 / 0.7)
+    found = check([old], [new], Criteria(normalise=normalise))
+    assert {pager for pager, _ in _red(found)} == {"none", "uffd", "exit"}
+    assert not found.having(Status.BETTER)
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_a_faster_none_is_laid_to_no_pager(make_run: Make, normalise: bool) -> None:
+    draw = Random(16)
+    old = make_run(draw, noise=0.01)
+    new = make_run(draw, noise=0.01, slower={"none": 1 / 1.25})
+    found = check([old], [new], Criteria(normalise=normalise))
+    assert found.status is None
+    assert {verdict.pair.spec for verdict in found.having(Status.BETTER)} == {"none"}
+    assert {verdict.pair.spec for verdict in found.having(Status.SAME)} == {"uffd", "exit"}
+
+
+@pytest.mark.parametrize("lacking", ["baseline", "result"])
+def test_what_has_no_speed_of_its_host_is_not_normalised(make_run: Make, lacking: str) -> None:
+    draw = Random(17)
+    sides = [
+        [make_run(draw, host_speed=None if lacking == side else 2e8)]
+        for side in ("baseline", "result")
+    ]
+    with pytest.raises(MismatchError, match="measure that side again") as caught:
+        check(*sides, Criteria(normalise=True))
+    assert f"30 of 30 trials of the {lacking} do not have" in str(caught.value)
+    assert check(*sides).status in (None, Status.UNSURE)
+
+
+def test_a_run_without_none_can_be_normalised(make_run: Make) -> None:
+    draw = Random(18)
+    sides = [[make_run(draw, noise=0.01, pagers=("uffd",), slow_host=host)] for host in (1, 1.2)]
+    assert check(*sides, Criteria(normalise=True)).status is None
 
 
 def test_runs_that_drift_are_judged_by_run(make_run: Make) -> None:
@@ -339,11 +385,3 @@ def test_a_pager_that_failed_in_the_baseline_is_not_compared(
     assert [(each.side, each.label, each.reason) for each in found.unmatched] == [
         ("new", "exit(sigbus)", "failed in the baseline")
     ]
-
-
-def test_a_reference_that_failed_cannot_be_normalised_by(make_run: Make, make_trial: Make) -> None:
-    draw = Random(1)
-    broken = _with_failure(make_run(draw), "none", make_trial)
-    found = check([make_run(draw)], [broken], Criteria(normalise=True))
-    assert _of(found, "uffd").status == Status.UNJUDGED
-    assert "none failed" in _of(found, "uffd").reason
