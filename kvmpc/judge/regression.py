@@ -19,7 +19,7 @@ however many others it has, since all of them have to be the same (Berger's inte
 no adjustment for their number).
 
 **Unsure** is everything else. Each row says what it `sees`: the smallest change for the worse that
-its noise would have let turn red, four times in five.
+its noise would have let turn red, four times in five where it is normal.
 
 **Normalised**, each value is brought to one speed of the host, by a loop beside its trial that the
 kernel's page faults are not in. `none` is a row like any other: divided by it, a change that hits
@@ -84,7 +84,8 @@ _LEAST_LEVEL: Final = (1 - CONFIDENCE) / 2
 
 _NOISE: Final = 0.9
 """Confidence of the interval by half of which a change may be measured too small and still be
-seen. Chosen by simulation (bench/check_power.py): found four times in five, or more often."""
+seen. Chosen by simulation (bench/check_power.py): with normal noise it is found four times in five
+or more often, with heavy tails two times in three."""
 
 _MOST: Final = 700.0
 """Above it exp() has no value: numbers that are absurd, but have to be judged."""

@@ -160,7 +160,8 @@ def _meanings(check: Check) -> Iterator[str]:
     yield (
         "same: the 95% interval lies inside the limit. unsure: neither could be shown. change: the "
         "median of what lies between any two values of both sides (Hodges-Lehmann), its interval. "
-        f"sees: the change for the worse that such {unit}s turn red four times in five."
+        f"sees: the change for the worse that such {unit}s turn red four times in five, if their "
+        "noise is normal."
     )
     yield _ALIKE[unit]
 
