@@ -145,6 +145,8 @@ _LATER: Final = ("scheduling",)
 
 REMARKS: Final[Mapping[str, _Reader]] = {
     "hostname": _plain("hostname"),
+    # As many, or it is refused; which ones may decide about caches, nodes and neighbours.
+    "cpu.allowed": _plain("cpu.allowed"),
     "cpu.microcode": _plain("cpu.microcode"),
     "cpu.clocksource": _plain("cpu.clocksource"),
     "frequency.driver": _plain("frequency.driver"),

@@ -357,6 +357,90 @@ def test_a_baseline_of_another_kind_is_refused(kvmpc, keep, content, told):
     assert finished.stdout == ""
 
 
+def _spoiled(result: Result, path: list[Any], value: Any) -> str:
+    """Return a document with another value at a path; `...` takes what is there away."""
+    document = json.loads(to_json(result))
+    *to, last = path
+    at = document
+    for name in to:
+        at = at[name]
+    if value is ...:
+        del at[last]
+    else:
+        at[last] = value
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        (["version"], 1, "older than this kvmpc"),
+        (["version"], 99, "newer than this kvmpc"),
+        (["trials"], ..., "trials"),
+        (["pagers"], ..., "pagers"),
+        (["trials", 4, "metrics"], ..., "metrics"),
+        (["trials", 4, "status"], "strange", "status"),
+        (["trials", 4, "metrics", "pages_per_s"], "many", "pages_per_s"),
+        (["trials", 4, "point"], 7, "point 7"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("side", ["new", "old"])
+def test_a_damaged_side_is_refused_with_its_name_and_field(kvmpc, keep, side, path, value, told):
+    for name in ("new", "old"):
+        keep(name, _result())
+    (kvmpc.folder / f"{side}.json").write_text(_spoiled(_result(), path, value))
+    finished = kvmpc("check", "new.json", "--against", "./old.json")
+    assert (finished.code, finished.stdout) == (2, "")
+    assert f"{side}.json" in finished.error
+    assert told in finished.error
+
+
+def test_a_metric_that_is_zero_or_absent_in_a_trial_is_one_round_less(kvmpc, lab1):
+    result = _result(2)
+    for number, value in ((0, 0.0), (1, -1.0), (2, ...)):
+        text = _spoiled(result, ["trials", number, "metrics", "pages_per_s"], value)
+        (kvmpc.folder / "new.json").write_text(text)
+        finished = kvmpc("check", "new.json", "--against", lab1, "--format", "json")
+        assert finished.code == 0, finished.stderr
+        counts = {
+            (r["pager"], r["metric"]): r["new_n"] for r in json.loads(finished.stdout)["rows"]
+        }
+        assert sorted(counts.values()) == [9] + [10] * 8
+
+
+def test_runs_of_different_length_are_compared_as_they_are(kvmpc, keep, lab1):
+    shorter = kvmpc(
+        "check", keep("new", _result(2, rounds=7)), "--against", lab1, "--format", "json"
+    )
+    assert shorter.code == 0, shorter.stdout
+    rows = json.loads(shorter.stdout)["rows"]
+    assert {(row["baseline_n"], row["new_n"]) for row in rows} == {(10, 7)}
+    sides = [
+        [keep(f"{side}{n}", _result(n + 50 * side, rounds=3 + n)) for n in range(7)]
+        for side in (0, 1)
+    ]
+    against = [word for path in sides[0] for word in ("--against", path)]
+    several = kvmpc("check", *sides[1][:6], *against, "--format", "json")
+    assert several.code in (0, 5)
+    rows = json.loads(several.stdout)["rows"]
+    assert {(row["baseline_n"], row["new_n"]) for row in rows} == {(7, 6)}
+
+
+def test_cpus_that_changed_between_the_sides_are_told_or_refused(kvmpc, keep):
+    def of(allowed: str, count: int) -> Result:
+        cpu = {"model": "AMD EPYC 7B13", "allowed": allowed, "allowed_count": count}
+        return _result(2, host={**HOST, "cpu": cpu})
+
+    old = keep("old", of("0-7", 8))
+    elsewhere = kvmpc("check", keep("new", of("8-15", 8)), "--against", old)
+    assert elsewhere.code == 0
+    assert "warning: cpu.allowed: 8-15 against 0-7 in the baseline" in elsewhere.stderr
+    fewer = kvmpc("check", keep("new", of("0-5", 6)), "--against", old)
+    assert (fewer.code, fewer.stdout) == (2, "")
+    assert "cpu.allowed_count: 6 against 8" in fewer.error
+
+
 @pytest.mark.parametrize("kind", ["table", "markdown", "csv", "json", "ktap"])
 def test_show_and_check_print_every_format_to_stdout(kvmpc, keep, lab1, kind):
     new = keep("new", _result(2, uffd=1.15))
