@@ -278,9 +278,9 @@ OPTIONS = {
     **{f"--{key.replace('_', '-')}": True for key in KEYS[:21] if key not in ("question",)},
     **dict.fromkeys(("--overlap", "--timeline", "--split", "--pin", "--profile"), False),
     "--format": True, "--json": True, "--yes": False, "--limit": True, "--alpha": True,
-    "--allow-host": True, "--against": True, "--normalise": False, "--force": False,
-    "--shape": True, "--output": True, "--set": True, "--resume": False, "--help": False,
-    "-h": False,
+    "--allow-host": True, "--allow-missing": True, "--against": True, "--normalise": False,
+    "--force": False, "--shape": True, "--output": True, "--set": True, "--resume": False,
+    "--help": False, "-h": False,
 }  # fmt: skip
 
 ARGUMENTS = (

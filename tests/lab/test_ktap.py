@@ -168,9 +168,12 @@ def test_a_check_is_read_with_its_regression_failed(parser: Path) -> None:
 def test_a_check_in_order_passes_and_what_is_not_compared_is_skipped(parser: Path) -> None:
     less = replace(_result(), pagers=("none", "uffd"), labels=("none", "uffd"))
     less = replace(less, trials=tuple(t for t in less.trials if t.pager in less.pagers))
-    found = _parsed(parser, format_check(check([_result()], [less]), "ktap"))
+    found = _parsed(parser, format_check(check([less], [_result()]), "ktap"))
     assert found["status"] == "SUCCESS"
     assert found["counts"] == {"passed": 4, "failed": 0, "crashed": 0, "skipped": 1, "errors": 0}
+    gone = _parsed(parser, format_check(check([_result()], [less]), "ktap"))
+    assert gone["status"] == "FAILURE"
+    assert gone["counts"] == {"passed": 4, "failed": 1, "crashed": 0, "skipped": 0, "errors": 0}
 
 
 def test_a_run_that_did_not_finish_is_read_as_a_failure(parser: Path) -> None:
@@ -199,8 +202,8 @@ def lab(tmp_path: Path) -> Lab:
 
 
 @pytest.mark.parametrize(("case", "status"), [
-    ("same", "SUCCESS"), ("slower", "FAILURE"), ("failed", "FAILURE"), ("host", "SKIPPED"),
-    ("usage", "FAILURE"), ("killed", "FAILURE"), ("killed-check", "FAILURE"),
+    ("same", "SUCCESS"), ("slower", "FAILURE"), ("noisy", "SKIPPED"), ("failed", "FAILURE"),
+    ("host", "SKIPPED"), ("usage", "FAILURE"), ("killed", "FAILURE"), ("killed-check", "FAILURE"),
 ])  # fmt: skip
 def test_kselftest_runs_the_wrapper_and_its_output_is_read_as_what_came_of_it(
     kernel_tools: Path, parser: Path, lab: Lab, case: str, status: str
@@ -223,6 +226,7 @@ def test_kselftest_runs_the_wrapper_and_its_output_is_read_as_what_came_of_it(
 TMT_SUMMARY = {
     "same": (0, "tests passed"),
     "slower": (1, "failed"),
+    "noisy": (0, "skipped"),
     "failed": (1, "failed"),
     "host": (4, "1 test skipped"),
     "usage": (2, "1 error"),
