@@ -92,7 +92,7 @@ FULL_SPEED: Final = Metric(
     "full_speed_touches_per_s", "touches/s", 0, "touches of all vCPUs with every page there"
 )
 HOST_SPEED: Final = Metric(
-    "host_speed_per_s", "steps/s", 0, "a fixed loop that the kernel has no part in, right before"
+    "host_steps_per_s", "steps/s", 0, "a fixed loop that the kernel has no part in, right before"
 )
 TO_HALF_SPEED: Final = Metric("to_half_speed_ns", "ns", -1, "from the gate to half of full speed")
 TO_95_SPEED: Final = Metric("to_95_speed_ns", "ns", -1, "from the gate to 95 % of full speed")

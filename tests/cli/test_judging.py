@@ -186,7 +186,7 @@ def _scaled(result: Result, host: float = 1.0, **rates: float) -> Result:
         rate = trial.metrics["pages_per_s"] * rates.get(trial.pager, 1.0) * host
         return {
             "pages_per_s": rate, "fault_p99_ns": 1e10 / rate, "cpu_s_per_gib": 1e6 / rate,
-            "host_speed_per_s": 2e8 * host,
+            "host_steps_per_s": 2e8 * host,
         }  # fmt: skip
 
     return replace(result, trials=tuple(replace(t, metrics=metrics(t)) for t in result.trials))

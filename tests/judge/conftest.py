@@ -53,7 +53,7 @@ def make_run(make_trial: Make, make_result: Make) -> Make:
                     "cpu_s_per_gib": 5 / speed * draw.lognormvariate(0, noise / 3),
                 }
                 if host_speed is not None:
-                    metrics["host_speed_per_s"] = (
+                    metrics["host_steps_per_s"] = (
                         host_speed / slow_host * draw.lognormvariate(0, 0.003)
                     )
                 trials.append(make_trial(pager, number, metrics=metrics))
