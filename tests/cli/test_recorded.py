@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 RECORDED = Path(__file__).parent / "recorded"
-KINDS = ("table", "markdown", "csv", "json", "ktap", "tmt")
+KINDS = ("table", "markdown", "mail", "csv", "json", "ktap", "tmt")
 CHECK = ("check", "after.json", "--against", "before.json")
 
 COMMANDS: dict[str, tuple[str, ...]] = {
