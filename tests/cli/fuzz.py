@@ -2,7 +2,7 @@
 
 Each case is a kvmpc of its own (a fork, so that thousands take seconds), which measures nothing:
 whatever would is also given an output path that cannot be. Prints each finding with all it takes to
-have it again: a traceback, an exit code that is not one of ours, 1 from anything but ``check``, no
+have it again: a traceback, an exit code that is not one of ours, 1 or 5 but of ``check``, no
 word of what is wrong, a hang. Exits with 1 where there are any.
 """
 
@@ -463,7 +463,7 @@ def _judged(case: Case, status: int, out: str, err: str) -> str | None:
     code = os.WEXITSTATUS(status)
     if "Traceback" in err:
         return "a traceback: " + err[-2000:]
-    if code not in EXIT_CODES and not (code == 1 and case.words[:1] == ["check"]):
+    if code not in EXIT_CODES and not (code in (1, 5) and case.words[:1] == ["check"]):
         return f"exit code {code}: {err[-500:]}"
     if code in (2, 3, 4) and not err.strip() and not out.strip() and 2 not in case.closed:
         return f"exit code {code} without a word"
