@@ -9,6 +9,10 @@ own. Prints, for each metric of each pager, the standard deviation within blocks
 gone; the share of the variance that is between blocks (ICC), and F, which is 1 on average where
 blocks differ only by their rounds.
 
+Then what that does to a test: every block is of one kernel, so a test at 5 % that is red more often
+is wrong. With the fresh blocks as pairs of neighbours, in an order that is drawn (`kvmpc turns`),
+and with one side's blocks after the other's (two runs of `kvmpc compare`).
+
 Takes about 3 s for two blocks on two CPUs, and says what else ran.
 """
 
@@ -30,6 +34,8 @@ import click
 from common import open_session, print_host, print_table, rounds_option
 
 from kvmpc.judge.criteria import JUDGED
+from kvmpc.judge.intervals import shift_p
+from kvmpc.judge.paired import Pairs
 from kvmpc.judge.rows import measured_trials, values_of
 from kvmpc.result.document import from_json, to_json
 from kvmpc.result.records import Result
@@ -38,6 +44,8 @@ from kvmpc.run.plan import make_plan
 from kvmpc.run.session import Session
 
 ARMS: Final = ("one process", "fresh processes")
+LEVEL: Final = 0.05
+_PAIRS: Final = 12
 _SHUFFLES: Final = 2000
 
 
@@ -85,6 +93,29 @@ def components(blocks: Sequence[Sequence[float]]) -> Components:
         f=f,
         p=(larger + 1) / (_SHUFFLES + 1),
     )
+
+
+def false_alarms(blocks: Sequence[Sequence[float]], draw: random.Random) -> dict[str, float]:
+    """Return in what share of tests at `LEVEL`, for the worse, blocks that are alike turn red.
+
+    In windows of up to `_PAIRS` pairs; in turn, each with 20 orders.
+    """
+    middles = [statistics.median(block) for block in blocks]
+    pairs = min(_PAIRS, len(blocks) // 2)
+    in_turn, apart = [], []
+    for at in range(0, len(blocks) - 2 * pairs + 1, 2):
+        window = middles[at : at + 2 * pairs]
+        for _ in range(20):
+            drawn = [
+                pair if draw.random() < 0.5 else pair[::-1]
+                for pair in zip(window[::2], window[1::2], strict=True)
+            ]
+            old, new = map(list, zip(*drawn, strict=True))
+            in_turn.append(Pairs(old, new).p(1) <= LEVEL)
+        sides = blocks[at : at + pairs], blocks[at + pairs : at + 2 * pairs]
+        old, new = ([value for block in side for value in block] for side in sides)
+        apart += [shift_p(old, new) <= LEVEL, shift_p(new, old) <= LEVEL]
+    return {"in turn": statistics.fmean(in_turn), "one after the other": statistics.fmean(apart)}
 
 
 def _mean_squares(blocks: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -160,14 +191,22 @@ def main(
                     keep.mkdir(parents=True, exist_ok=True)
                     name = f"{arm.split()[0]}-{number:03}.json"
                     (keep / name).write_text(to_json(result))
-    rows = []
+    rows, red = [], []
+    draw = random.Random(2018)
     for spec in found[ARMS[0]][0].pagers:
         for judged in JUDGED.values():
             for arm in ARMS:
                 values = _blocks(found[arm], spec, judged.metric.key)
                 if values:
                     rows.append((f"{spec} {judged.name}, {arm}", *_cells(components(values))))
+            if values:  # of the fresh ones
+                shares = false_alarms(values, draw)
+                red.append(
+                    (f"{spec} {judged.name}", *(f"{share:.0%}" for share in shares.values()))
+                )
     print_table(("metric, blocks in", "sd within", "between", "neighbours", "ICC", "F", "p"), rows)
+    headers = ("red, of one kernel", "in turn", "one after the other")
+    print_table(headers, red, f"a test at {LEVEL:.0%} should be red in no more than that")
     during = [float(str((r.during or {}).get("other_cpu_s", 0))) for r in found[ARMS[1]]]
     elapsed = [float(str((r.during or {}).get("elapsed_s", 1))) for r in found[ARMS[1]]]
     click.echo(
