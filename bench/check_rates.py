@@ -5,7 +5,7 @@ delay that costs about 15 % of the rate (A/B; the delay is found by measuring, a
 costs the less affected of uffd and exit so much, unless --delay gives it). The last two swap their
 places every time. Counts how many checks turned red: as they are, with --normalise, and with
 several runs taken together and compared as runs. A check of A/A that is red is a false alarm, one
-of A/B that is not has missed a slowdown.
+of A/B that is not has missed a slowdown: *unsure* it says so itself.
 
 Takes about 8 s a time on two CPUs with nothing else running, and says what else ran.
 """
@@ -26,8 +26,9 @@ from common import Case, interleaved, open_session, paired, print_host, print_ta
 from kvmpc.errors import MismatchError
 from kvmpc.exit_codes import EXIT_HOST, EXIT_OK
 from kvmpc.judge.criteria import DEFAULT_ALPHA, Criteria
-from kvmpc.judge.regression import check
+from kvmpc.judge.regression import Check, check
 from kvmpc.judge.summary import median
+from kvmpc.judge.verdicts import Status, Verdict
 from kvmpc.pagers import parse_pager
 from kvmpc.result.document import load
 from kvmpc.result.records import Result
@@ -80,24 +81,30 @@ def _compare(path: Path, size: int, rounds: int, delay_ns: int) -> Result:
     return load(str(path))
 
 
-def _red(old: Sequence[Result], new: Sequence[Result], criteria: Criteria) -> set[str] | None:
-    """Return the rows that turned red; None where the check refused."""
+def _checked(old: Sequence[Result], new: Sequence[Result], criteria: Criteria) -> Check | None:
+    """Return the check; None where it refused."""
     try:
-        found = check(old, new, criteria)
+        return check(old, new, criteria)
     except MismatchError as error:
         click.echo(str(error), err=True)
         return None
-    return {f"{each.pair.label} {each.metric}" for each in found.verdicts if each.status.red}
 
 
 def _count(
     name: str, pairs: Sequence[tuple[Sequence[Result], Sequence[Result]]], criteria: Criteria
-) -> tuple[str, str, str]:
-    red = [_red(old, new, criteria) for old, new in pairs]
-    known = [rows for rows in red if rows is not None]
-    rows = Counter(row for each in known for row in each)
+) -> tuple[str, ...]:
+    checks = [_checked(old, new, criteria) for old, new in pairs]
+    known = [found for found in checks if found is not None]
+    red = [{_row(each) for each in found.verdicts if each.status.red} for found in known]
+    unsure = sum(found.status is Status.UNSURE for found in known)
+    rows = Counter(row for each in red for row in each)
     shown = ", ".join(f"{row} {count}" for row, count in rows.most_common())
-    return name, f"{sum(map(bool, known))} of {len(known)}", shown or "-"
+    counts = (sum(map(bool, red)), unsure, len(known) - sum(map(bool, red)) - unsure)
+    return name, *map(str, counts), str(len(checks) - len(known)), shown or "-"
+
+
+def _row(verdict: Verdict) -> str:
+    return f"{verdict.pair.label} {verdict.metric}".strip()
 
 
 @click.command(help=__doc__)
@@ -109,7 +116,7 @@ def _count(
 @click.option(
     "--together",
     type=click.IntRange(2, 100),
-    default=6,
+    default=7,
     show_default=True,
     help="Runs on each side where runs are compared.",
 )
@@ -158,7 +165,9 @@ def main(
             what = f"{name}, {together} runs a side"
             rows.append(_count(what, grouped, plain))
             rows.append(_count(f"{what}, normalised", grouped, normalised))
-    print_table(("check", "red", "rows that turned red, with how often"), rows)
+    print_table(
+        ("check", "red", "unsure", "ok", "refused", "rows that turned red, with how often"), rows
+    )
     during = [result.during or {} for side in runs.values() for result in side]
     loads = [
         float(str(facts.get("other_cpu_s", 0))) / float(str(facts.get("elapsed_s", 1)))
