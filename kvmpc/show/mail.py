@@ -25,7 +25,7 @@ from kvmpc.show.cells import (
     ratio,
     wrap_label,
 )
-from kvmpc.show.sentences import failures_of, host_of, references_of, work_of
+from kvmpc.show.sentences import failures_of, fastest_of, host_of, references_of, work_of
 from kvmpc.show.shell import shell_word
 
 __all__ = ["MAIL_COLUMNS", "format_mail"]
@@ -138,6 +138,7 @@ def _notes(reading: Reading, points: Sequence[PointReading]) -> Iterator[str]:
     unverified = [row.label for at in points for row in at.rows if row.outcome is Outcome.NO]
     if unverified:
         yield f"not verified: {', '.join(dict.fromkeys(unverified))}"
+    yield from fastest_of(reading.points)
     yield from references_of(points)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from kvmpc.caution import HOST
+from kvmpc.judge.answer import Answer, Why, answer_of, contests_of
 from kvmpc.judge.intervals import CONFIDENCE, FEWEST_FOR_INTERVAL
 from kvmpc.judge.reading import PointReading, Reading
 from kvmpc.judge.rows import Row
@@ -21,6 +22,7 @@ from kvmpc.units import PAGE_BYTES, format_bytes, format_ns
 
 __all__ = [
     "failures_of",
+    "fastest_of",
     "format_warnings",
     "host_of",
     "notes_of",
@@ -81,6 +83,7 @@ def _notes(reading: Reading) -> Iterator[str]:
     if not result.trials:
         yield "No trial was run."
     yield from failures_of(points)
+    yield from fastest_of(points)
     yield from references_of(points)
     if result.question:
         yield f"question: {result.question}"
@@ -104,6 +107,34 @@ def failures_of(points: Sequence[PointReading]) -> Iterator[str]:
     for at in points:
         yield from _starved(at)
     yield from _skipped(points)
+
+
+def fastest_of(points: Sequence[PointReading]) -> Iterator[str]:
+    """Yield which pager is shown to be the fastest, or that none is; points alike together."""
+    contests = contests_of(at.result for at in points)
+    where: dict[str, list[str]] = {}
+    for at in points:
+        answer = answer_of(at.result, contests)
+        if answer is not None and answer.why is not Why.ALONE:
+            where.setdefault(_fastest(answer, contests), []).append(at.name)
+    named = len(points) > 1
+    told = [f"{said} ({', '.join(names)})" if named else said for said, names in where.items()]
+    if told:
+        yield f"fastest: {'; '.join(told)}."
+
+
+def _fastest(answer: Answer, contests: int) -> str:
+    rounds = f"{answer.rounds} round{'' if answer.rounds == 1 else 's'}"
+    if answer.why is Why.LED:
+        return f"{answer.best.label}, in {answer.led} of {rounds}"
+    if answer.why is Why.KIND_LED:
+        return f"every {answer.best.pager.kind}, in {answer.kind_led} of {rounds}"
+    if answer.why is Why.TOO_FEW:
+        points = " for so many points" if contests > 1 else ""
+        return f"not shown, as {rounds}{points} can name none; {answer.needed} could"
+    if answer.why is Why.NO_COMMON_ROUND:
+        return "not shown, as no round measured them all"
+    return f"not shown, as {answer.best.label} led in {answer.led} of {rounds} only"
 
 
 def references_of(points: Sequence[PointReading]) -> Iterator[str]:

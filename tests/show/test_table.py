@@ -8,9 +8,16 @@ from typing import Any
 import pytest
 
 from kvmpc.caution import HOST, Caution
+from kvmpc.judge.answer import contests_of
 from kvmpc.judge.reading import read
-from kvmpc.show.sentences import format_warnings
+from kvmpc.result.points import points_of
+from kvmpc.result.records import Result
+from kvmpc.show.mail import format_mail
+from kvmpc.show.page.panels import panels_of
+from kvmpc.show.page.words import answer_in_words
+from kvmpc.show.sentences import format_warnings, notes_of
 from kvmpc.show.table import MAX_COLUMNS, format_table
+from tests.fakes.sweeps import sweep
 
 Make = Callable[..., Any]
 
@@ -282,3 +289,42 @@ def test_numbers_of_a_large_host_keep_their_spread(make_result: Make, make_trial
     ]
     assert "13.2 (13.2-13.2)" in format_table(read(make_result(*trials)), 99)
     assert "(13.2-13.2)" in format_table(read(make_result(*trials)))
+
+
+def _fastest(result: Result) -> str:
+    """Return what is said of the fastest below the table, and see that the mail says the same."""
+    reading = read(result)
+    (said,) = (note for note in notes_of(reading) if note.startswith("fastest"))
+    assert said in " ".join(format_mail(reading).split())
+    return said
+
+
+def test_the_fastest_pager_is_named_where_it_is_shown(make_result: Make, make_trial: Make) -> None:
+    def rounds(*rates: tuple[str, float], count: int) -> Result:
+        return make_result(  # type: ignore[no-any-return]
+            *(make_trial(name, n, rate + n) for n in range(1, count + 1) for name, rate in rates)
+        )
+
+    two = (("none", 9000.0), ("uffd", 1000.0), ("exit", 2000.0))
+    assert _fastest(rounds(*two, count=6)) == "fastest: exit(sigbus), in 6 of 6 rounds."
+    assert _fastest(rounds(*two, count=5)) == (
+        "fastest: not shown, as 5 rounds can name none; 6 could."
+    )
+    tied = (*two, ("exit,uffds=per-vcpu", 2000.0))
+    assert _fastest(rounds(*tied, count=6)) == "fastest: every exit, in 6 of 6 rounds."
+    assert _fastest(rounds(("uffd", 2000.0), ("exit", 2000.0), count=6)) == (
+        "fastest: not shown, as uffd led in 0 of 6 rounds only."
+    )
+    alone = notes_of(read(rounds(*two[:2], count=6)))
+    assert not any(note.startswith("fastest") for note in alone)
+
+
+def test_the_fastest_of_each_point_is_named_and_the_page_says_the_same() -> None:
+    for rounds, said in (
+        (8, "fastest: not shown, as 8 rounds for so many points can name none; 9 could (vcpus=1, "),
+        (9, "fastest: exit(sigbus), in 9 of 9 rounds (vcpus=1, "),
+    ):
+        result = sweep(pagers=("none", "uffd", "exit"), rounds=rounds)
+        assert _fastest(result).startswith(said)
+        wording = answer_in_words(panels_of(result)[0], contests_of(points_of(result)))
+        assert ("is the fastest pager" in wording.lead) == ("not shown" not in said)

@@ -14,6 +14,7 @@ from kvmpc.judge.answer import contests_of
 from kvmpc.judge.change import change_between, host_differences
 from kvmpc.judge.reading import read
 from kvmpc.judge.told import worst
+from kvmpc.result.points import points_of
 from kvmpc.result.records import Result
 from kvmpc.show.mail import format_mail
 from kvmpc.show.page import appendix, compare, tables, words
@@ -116,7 +117,7 @@ def _answer(name: str, result: Result, panels: Sequence[Panel], *, several: bool
         )
     if result.question:
         told.append(paragraph(f"Asked: {result.question}"))
-    contests = contests_of(point for panel in panels for point in panel.points)
+    contests = contests_of(points_of(result))
     for panel in panels:
         wording = words.answer_in_words(panel, contests)
         heads = [name] * several + [panel.title] * bool(panel.title)
