@@ -103,7 +103,7 @@ def differences(before: Sequence[float], after: Sequence[float]) -> list[float]:
     """Return all differences of a value of `after` and one of `before`, ascending.
 
     Both in the order measured: from 32 values a side on, neighbours are blocks, each with its
-    median, as in `permutation_p` and for the same reason.
+    median. Neighbours in time are alike, and would be counted as more evidence than they are.
 
     Raises: ValueError where a side has no values.
     """

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from kvmpc.caution import Caution
-from kvmpc.judge.intervals import FEWEST_FOR_INTERVAL
-from kvmpc.judge.resampling import permutation_p
+from kvmpc.judge.intervals import FEWEST_FOR_INTERVAL, shift_p
 from kvmpc.judge.rows import usable_trials, values_of
 from kvmpc.judge.summary import median
 from kvmpc.result.metrics import RATE
@@ -64,7 +63,7 @@ def cautions_of_row(point: Result, spec: str) -> Iterator[Caution]:
     if (
         point.turns is None  # what is measured in turn drifts with its other side
         and half >= _FEWEST_IN_HALF
-        and min(permutation_p(first, second), permutation_p(second, first)) <= _SURE
+        and min(shift_p(first, second), shift_p(second, first)) <= _SURE
     ):
         change = (median(second) or 0) / (median(first) or 1) - 1
         yield Caution(
