@@ -205,3 +205,21 @@ def test_a_result_without_facts_of_its_host_gives_a_page(page: Page, host: objec
 def test_what_a_sweep_asks_stands_above_its_answer(page: Page) -> None:
     text = _read(page(sweep((1, 2), rounds=1, question="Do more readers help?"))).text
     assert "Asked: Do more readers help?" in text
+
+
+@pytest.mark.parametrize(
+    ("rounds", "bars", "cells"),
+    [
+        (3, "Bars are ranges: fewer than 6 rounds, too few for an interval.", "range"),
+        (6, "Bars are 95% intervals.", "interval"),
+    ],
+)
+def test_no_page_claims_an_interval_of_few_rounds(
+    page: Page, rounds: int, bars: str, cells: str
+) -> None:
+    document = page(sweep((2,), ("none", "uffd", "exit"), rounds=rounds))
+    charts = document.partition('id="answer"')[2].partition('id="warnings"')[0]
+    assert bars in charts
+    assert set(re.findall(r"Bars are [^.:,]+", charts)) == {re.split(r"[.:,]", bars)[0]}
+    assert set(re.findall(r">(interval|range|spread)</th>", charts)) == {cells}
+    assert ("(range " in charts) == (rounds < 6)
