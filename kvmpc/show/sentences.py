@@ -130,8 +130,8 @@ def _fastest(answer: Answer, contests: int) -> str:
     if answer.why is Why.KIND_LED:
         return f"every {answer.best.pager.kind}, in {answer.kind_led} of {rounds}"
     if answer.why is Why.TOO_FEW:
-        points = " for so many points" if contests > 1 else ""
-        return f"not shown, as {rounds}{points} can name none; {answer.needed} could"
+        of = " of so many" if contests > 1 else ""
+        return f"not shown, as {rounds} can name none{of}; {answer.needed} could"
     if answer.why is Why.NO_COMMON_ROUND:
         return "not shown, as no round measured them all"
     return f"not shown, as {answer.best.label} led in {answer.led} of {rounds} only"

@@ -321,7 +321,7 @@ def test_the_fastest_pager_is_named_where_it_is_shown(make_result: Make, make_tr
 
 def test_the_fastest_of_each_point_is_named_and_the_page_says_the_same() -> None:
     for rounds, said in (
-        (8, "fastest: not shown, as 8 rounds for so many points can name none; 9 could (vcpus=1, "),
+        (8, "fastest: not shown, as 8 rounds can name none of so many; 9 could (vcpus=1, "),
         (9, "fastest: exit(sigbus), in 9 of 9 rounds (vcpus=1, "),
     ):
         result = sweep(pagers=("none", "uffd", "exit"), rounds=rounds)

@@ -122,8 +122,8 @@ def _how_sure(answer: Answer, contests: int) -> Iterator[str]:
     by = f"{text.interval(answer.lead)} times {answer.second.label}, the next"
     rounds = f"{answer.rounds} round{'' if answer.rounds == 1 else 's'}"
     if answer.why is Why.TOO_FEW:
-        points = " for so many points" if contests > 1 else ""
-        yield f"How sure: {by}, but {rounds}{points} can name none; {answer.needed} could."
+        of = " of so many" if contests > 1 else ""
+        yield f"How sure: {by}, but {rounds} can name none{of}; {answer.needed} could."
         return
     led = f"it led in {answer.led} of {rounds}"
     if answer.why is Why.LED:

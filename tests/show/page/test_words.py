@@ -71,9 +71,15 @@ def test_few_rounds_claim_nothing_however_far_apart_and_say_how_many_could(round
 
 def test_rounds_that_are_too_few_for_nine_points_say_how_many_could() -> None:
     told = _told(sweep(pagers=("uffd", "exit"), rounds=8))
-    assert "8 rounds for so many points can name none; 9 could" in told
+    assert "8 rounds can name none of so many; 9 could" in told
     assert "the fastest" not in told
     assert "is the fastest pager" in _told(sweep(pagers=("uffd", "exit"), rounds=9))
+
+
+def test_many_variants_at_one_point_are_many_too() -> None:
+    rates = {"uffd": 100, "uffd,readers=4": 101, "uffd,fetch=blocking": 102, "exit": 200}
+    told = _told(_rounds(**{spec: [float(rate)] * 6 for spec, rate in rates.items()}))
+    assert "6 rounds can name none of so many; 7 could" in told
 
 
 def test_a_pager_alone_is_not_called_the_fastest() -> None:
