@@ -93,3 +93,26 @@ probe_kernel:
     pop rbx
     xor eax, eax
     ret
+
+; probe_crash: rbx = signal number -> eax = what hold_crash leaves in ebx. Calls it as a signal's handler
+; is called: with anything in the other registers, and below the stack.
+probe_crash:
+    push rbx
+    mov rdi, rbx
+    mov rbx, 0x5a5a5a5a5a5a5a5a
+    mov rsi, rbx
+    mov rdx, rbx
+    mov r10, rbx
+    push rbx
+    push rbx
+    push rbx
+    push rbx
+    push rbx
+    push rbx
+    push rbx
+    push rbx
+    add rsp, 64
+    call hold_crash
+    mov rax, rbx
+    pop rbx
+    ret

@@ -55,6 +55,6 @@ def test_it_sleeps_a_second_and_then_takes_itself_away(kernel: ScriptedKernel, s
     sleep = ("clock_nanosleep", clock.CLOCK_MONOTONIC, 0, ..., 0)
     kernel.expect(*sleep, reply=slept, do=lambda: words(2, 2))
     kernel.expect("rt_sigaction", number, ..., ..., 8, do=lambda: words(1, 2))
-    kernel.run("hold_crash", record)
+    assert kernel.run("probe_crash", record) == 0x5A5A5A5A, "a register of the caller's"
     # struct timespec; the kernel's struct sigaction: SIG_DFL, no flags.
     assert seen == [(1, 0), (0, 0)]

@@ -14,7 +14,7 @@ from kvmpc.loops.records import Call, FillRecord, Return
 from kvmpc.loops.steps import Steps
 from kvmpc.units import PAGE_BYTES
 from kvmpc.work.tags import tag_rule
-from tests.fakes.scripted import ScriptedKernel, Setting, counts, extra_sources, failure
+from tests.fakes.scripted import ScriptedKernel, Setting, counts, extra_sources, failure, tsc
 
 
 class EntryNotes(ctypes.Structure):
@@ -142,6 +142,7 @@ def test_every_return_is_counted_and_the_last_one_stamped(
 ) -> None:
     record = setting.reader()
     record.stop, record.start_ns = 1, 0
+    before = tsc()
     kernel.usage(record, "usage_start", switches=7)
     kernel.stamp_start(record, ns=100, cpu_ns=10)
     kernel.stamp_end(record, ns=200, cpu_ns=20)
@@ -152,7 +153,7 @@ def test_every_return_is_counted_and_the_last_one_stamped(
     assert counts(record) == {"returns": 2}
     assert (record.start_ns, record.cpu_start_ns) == (100, 10)
     assert (record.end_ns, record.cpu_end_ns) == (4_000_000_300, 2_000_000_030)
-    assert record.start_cycles < first_end_cycles < record.end_cycles
+    assert before < record.start_cycles < first_end_cycles < record.end_cycles < tsc()
 
 
 # --- fill --------------------------------------------------------------------------------------
