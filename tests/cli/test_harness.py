@@ -269,6 +269,35 @@ def test_every_format_marks_a_run_that_did_not_finish(kvmpc, kind, mark):
 # README's recipes.
 
 
+@pytest.mark.parametrize(("name", "case", "code"), [
+    ("check", "same", 0), ("check", "slower", 1), ("check", "noisy", 5),
+    ("runs", "same", 0), ("runs", "slower", 1),
+])  # fmt: skip
+def test_two_kernels_are_compared_as_readme_says(lab, name, case, code):
+    # The kernel before is the same whatever the one after is.
+    lines = recipe(name).splitlines()
+    (before,) = [line for line in lines if "on the kernel before" in line]
+    (after,) = [line for line in lines if "on the kernel after" in line]
+    last = [line for line in lines if line not in (before, after)]
+    for measured, script in (("same", before), (case, after)):
+        assert lab.run(["sh", "-ec", script], measured).returncode == 0
+    (lab.folder / "kept" / "before.json").unlink()
+    done = lab.run(["sh", "-ec", "\n".join(last)], "")
+    assert done.returncode == code, done.stdout + done.stderr
+
+
+def test_readme_asks_for_as_many_runs_as_check_does():
+    from kvmpc.judge.criteria import DEFAULT_ALPHA, JUDGED
+    from kvmpc.judge.resampling import sizes_needed
+
+    (told,) = re.findall(
+        r"default five pagers \(15 tests\) need at\s+least (\d+) on each side", README
+    )
+    assert len(JUDGED) * 5 == 15
+    assert int(told) == sizes_needed(DEFAULT_ALPHA / 15)
+    assert f"kvmpc baseline save before-{told} old?.json" in recipe("runs")
+
+
 # git bisect.
 
 
