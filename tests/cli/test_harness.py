@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from kvmpc.exit_codes import CONVENTIONS
+from kvmpc.judge.criteria import DEFAULT_ALPHA, JUDGED
+from kvmpc.judge.resampling import sizes_needed
 from tests.fakes.recipes import CASES, STAND_IN, Lab, recipe
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
@@ -287,9 +289,6 @@ def test_two_kernels_are_compared_as_readme_says(lab, name, case, code):
 
 
 def test_readme_asks_for_as_many_runs_as_check_does():
-    from kvmpc.judge.criteria import DEFAULT_ALPHA, JUDGED
-    from kvmpc.judge.resampling import sizes_needed
-
     (told,) = re.findall(
         r"default five pagers \(15 tests\) need at\s+least (\d+) on each side", README
     )
