@@ -5,7 +5,9 @@ of those of all pairs. Rows are called slower or faster where chance explains th
 comparison of twenty, all its rows together (Holm over Mann-Whitney tests, which are of one mind
 with the intervals), if rounds of both runs are alike. What one run differs by from the next of the
 same kernel is in neither: that is for `kvmpc.judge.regression`, which also has limits, and several
-runs on each side. Pure functions of results.
+runs on each side. Sides that were measured in turn are another matter: a ratio is taken within each
+of their pairs of blocks, so that nothing of what the host did in between is in it, and the tests
+are signed-rank tests of pairs. Pure functions of results.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from kvmpc.judge import same_host
 from kvmpc.judge.answer import FALSE_HEADLINES
 from kvmpc.judge.intervals import shift_p
 from kvmpc.judge.matching import Unmatched, match, pair_cautions
+from kvmpc.judge.paired import Pairs, pairs_needed
 from kvmpc.judge.resampling import holm, sizes_needed, smallest_p
 from kvmpc.judge.rows import usable_trials, values_of
-from kvmpc.judge.summary import Summary, median, summarise_shift
-from kvmpc.judge.turns import in_turn
+from kvmpc.judge.summary import Summary, median, summarise_pairs, summarise_shift
+from kvmpc.judge.turns import by_block, in_turn
 from kvmpc.result.metrics import CPU, FAULT_P99, RATE, Metric
 from kvmpc.result.records import Result
 
@@ -70,12 +73,14 @@ class Change:
     """Rows found in both results, in the order of the first, and what only one has.
 
     unmatched: ``baseline`` is the result before, ``new`` the one after.
+    paired: whether both were measured in turn, and ratios are those of pairs.
     cautions: what to know of rows before a change is called the kernel's.
     """
 
     rows: tuple[ChangedRow, ...]
     unmatched: tuple[Unmatched, ...]
     cautions: tuple[Caution, ...]
+    paired: bool = False
 
     @property
     def rates(self) -> tuple[Summary, ...]:
@@ -84,8 +89,9 @@ class Change:
 
     @property
     def needed(self) -> int:
-        """The fewest rounds on each side that can show a change of one row at all."""
-        return sizes_needed(FALSE_HEADLINES / 2 / max(1, len(self.rates)))
+        """The fewest rounds, or pairs, on each side that can show a change of one row at all."""
+        sizes = pairs_needed if self.paired else sizes_needed
+        return sizes(FALSE_HEADLINES / 2 / max(1, len(self.rates)))
 
     @property
     def can_show(self) -> bool:
@@ -137,6 +143,7 @@ def change_between(before: Result, after: Result) -> Change:
         rows=tuple(_adjusted(rows)),
         unmatched=tuple(alone),
         cautions=tuple(dict.fromkeys([*same_host.remarks(before, after), *cautions])),
+        paired=in_turn([before], [after]),
     )
 
 
@@ -152,17 +159,27 @@ def _row(where: str, spec: str, label: str, before: Result, after: Result) -> Ch
         for metric in _METRICS
         if (ratio := change_of(metric, spec, before, after)) is not None
     }
-    old, new = (_logarithms(point, spec, RATE.key) for point in (before, after))
-    known = RATE.key in ratios
+    p, least_p = (
+        _chance(*_both(before, after, spec, RATE.key)) if RATE.key in ratios else (None,) * 2
+    )
     return ChangedRow(
         where=where,
         label=label,
         before=_medians(before, spec),
         after=_medians(after, spec),
         ratios=ratios,
-        p=min(1.0, 2 * min(shift_p(old, new), shift_p(new, old))) if known else None,
-        least_p=2 * smallest_p(len(old), len(new)) if known else None,
+        p=p,
+        least_p=least_p,
     )
+
+
+def _chance(old: Sequence[float], new: Sequence[float], paired: bool) -> tuple[float, float]:
+    """Return how likely so large a shift is by chance, either way, and how likely at least."""
+    if paired:
+        pairs = Pairs(old, new)
+        return min(1.0, 2 * min(pairs.p(1), pairs.p(-1))), 2 * pairs.smallest_p
+    either = min(shift_p(old, new), shift_p(new, old))
+    return min(1.0, 2 * either), 2 * smallest_p(len(old), len(new))
 
 
 def _medians(point: Result, spec: str) -> dict[str, float]:
@@ -177,12 +194,29 @@ def _medians(point: Result, spec: str) -> dict[str, float]:
 def change_of(metric: Metric, spec: str, before: Result, after: Result) -> Summary | None:
     """Return a pager's `metric` after over that before; both results are of one point.
 
-    It is the middle of all pairs, and n is that of the smaller side; both sides may be blurred.
-    None where a side has none.
+    It is the middle of all pairs, or within those that were measured in turn, and n is that of the
+    smaller side; both sides may be blurred. None where a side has none.
     """
-    old, new = (_logarithms(point, spec, metric.key) for point in (before, after))
-    found = summarise_shift(old, new)
+    old, new, paired = _both(before, after, spec, metric.key)
+    found = summarise_pairs(old, new) if paired else summarise_shift(old, new)
     return None if found is None else found.exp().blurred(2 * metric.blur)
+
+
+def _both(
+    before: Result, after: Result, spec: str, metric: str
+) -> tuple[list[float], list[float], bool]:
+    """Return the logarithms of a metric on both sides, and whether they are pairs."""
+    old, new = (_logarithms(point, spec, metric) for point in (before, after))
+    if not (old and new and in_turn([before], [after])):
+        return old, new, False
+    blocks = [
+        by_block(point, {trial.round: math.log(trial.metrics[metric])
+                         for trial in usable_trials(point, spec) if metric in trial.metrics})
+        for point in (before, after)
+    ]  # fmt: skip
+    both = [block for block in blocks[0] if block in blocks[1]]
+    old, new = ([side[block] for block in both] for side in blocks)
+    return old, new, bool(both)
 
 
 def _logarithms(point: Result, spec: str, metric: str) -> list[float]:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from kvmpc.judge.intervals import differences, median_interval, middle, shift_interval
+from kvmpc.judge.paired import Pairs
 
 __all__ = [
     "Spread",
     "Summary",
     "median",
     "summarise",
+    "summarise_pairs",
     "summarise_ratios",
     "summarise_shift",
 ]
@@ -105,5 +107,23 @@ def summarise_shift(before: Sequence[float], after: Sequence[float]) -> Summary 
         return Summary(median=middle(every), low=every[0], high=every[-1], n=n)
     return Summary(
         median=middle(every), low=found.low, high=found.high, n=n,
+        spread=Spread.INTERVAL, coverage=found.coverage,
+    )  # fmt: skip
+
+
+def summarise_pairs(before: Sequence[float], after: Sequence[float]) -> Summary | None:
+    """Return by how much `after` lies above `before`, whose values belong to each other in turn.
+
+    None where there is no pair.
+    """
+    if not before:
+        return None
+    pairs = Pairs(before, after)
+    found = pairs.interval()
+    if found is None:
+        each = [new - old for old, new in zip(before, after, strict=True)]
+        return Summary(median=pairs.shift, low=min(each), high=max(each), n=len(each))
+    return Summary(
+        median=pairs.shift, low=found.low, high=found.high, n=len(before),
         spread=Spread.INTERVAL, coverage=found.coverage,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from kvmpc.judge.change import Change, change_between, change_of, host_differenc
 from kvmpc.judge.intervals import CONFIDENCE
 from kvmpc.judge.summary import Summary
 from kvmpc.result.metrics import FAULT_P99, RATE
-from kvmpc.result.records import Point
+from kvmpc.result.records import Point, Result, Turns
 from tests.fakes.results import fake_result, fake_trial
 from tests.fakes.sweeps import DOUBLED, USUAL, sweep, trial
 
@@ -194,3 +194,54 @@ def test_a_change_of_a_fault_time_is_known_no_better_than_both_buckets() -> None
         pytest.approx(2 / (33 / 32) ** 2), pytest.approx(2), pytest.approx(2 * (33 / 32) ** 2),
     )  # fmt: skip
     assert (rate.low, rate.high) == (pytest.approx(2), pytest.approx(2))
+
+
+def _in_turn(pairs: int, slower: float) -> list[Result]:
+    """Return two sides of which a pair's rates are near, and those of others far."""
+    draw = random.Random(pairs)
+    levels = [draw.uniform(0, 3) for _ in range(pairs)]
+    order = (False,) * pairs
+    return [
+        fake_result(
+            *(
+                fake_trial("uffd", number, 1000 * math.exp(level + draw.gauss(0, 0.01)) / by)
+                for number, level in enumerate(levels, 1)
+            ),
+            turns=Turns(
+                id="ab", side=side, command="true", new_first=order,
+                last_rounds=tuple(range(1, pairs + 1)),
+            ),
+        )
+        for side, by in (("old", 1.0), ("new", slower))
+    ]  # fmt: skip
+
+
+def test_ratios_of_what_was_measured_in_turn_are_those_of_pairs() -> None:
+    before, after = _in_turn(12, 1.25)
+    found = change_between(before, after)
+    assert found.paired
+    (row,) = found.slower
+    assert row.rate is not None
+    assert row.rate.n == 12
+    assert row.rate.median == pytest.approx(0.8, abs=0.01)
+    assert 0.75 < row.rate.low < row.rate.median < row.rate.high < 0.85
+    assert row.p == 2 / 2**12
+    apart = change_between(replace(before, turns=None), after)
+    assert not apart.paired
+    assert apart.slower == ()
+
+
+def test_too_few_pairs_show_their_range_and_no_change() -> None:
+    found = change_between(*_in_turn(5, 1.25))
+    (row,) = found.rows
+    assert row.rate is not None
+    assert row.rate.is_range
+    assert (found.can_show, found.needed, found.slower) == (False, 6, ())
+
+
+def test_blocks_that_one_side_lacks_are_left_out() -> None:
+    before, after = _in_turn(8, 1.0)
+    (row,) = change_between(before, replace(after, trials=after.trials[2:])).rows
+    assert row.rate is not None
+    assert row.rate.n == 6
+    assert change_of(RATE, "uffd", before, replace(after, trials=())) is None

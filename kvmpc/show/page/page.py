@@ -162,6 +162,19 @@ def _comparison(
     return "".join(told) + ("".join(apart) if told else ""), "".join(apart)
 
 
+_CHANCE = "Chance alone names a row in one such comparison of twenty at most, all rows together"
+
+_APART = (
+    f"{_CHANCE}, if rounds of both runs are alike. Two runs of one kernel can differ as well: "
+    "whether it became worse, kvmpc check says, best of several runs on each side."
+)
+
+_TURNED = (
+    f"{_CHANCE}: both were measured in turn, in pairs of blocks whose order was drawn, so that "
+    "what the host did meanwhile is in neither. Whether a row became worse, kvmpc check says."
+)
+
+
 def _compared(
     first_name: str,
     first: Result,
@@ -180,14 +193,13 @@ def _compared(
             else f"The same host and the same kernel, Linux {kernels[0]}."
         ),
         answer(words.change_in_words(change)),
-        paragraph(
-            "Chance alone names a row in one such comparison of twenty at most, all rows together, "
-            "if rounds of both runs are alike. Two runs of one kernel can differ as well: whether "
-            "it became worse, kvmpc check says, best of several runs on each side.",
-            "note",
-        ),
+        paragraph(_TURNED if change.paired else _APART, "note"),
     ]
-    caption = "Medians; ratios are the middle of all pairs of a round after and one before"
+    caption = (
+        "Medians; ratios are the middle of those within each pair of blocks"
+        if change.paired
+        else "Medians; ratios are the middle of all pairs of a round after and one before"
+    )
     told.append(_table(compare.changed_table(change), caption))
     told += [
         _figure(compare.change_chart(before, after), looks, f"{key}-{number}")

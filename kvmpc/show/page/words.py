@@ -213,9 +213,10 @@ def change_in_words(change: Change) -> str:
     rows = f"{len(rates)} row{'' if len(rates) == 1 else 's'}"
     if not change.can_show:
         most = max(rate.n for rate in rates)
+        needed = f"{change.needed} {'pairs' if change.paired else 'rounds on each side'}"
         return (
-            f"No change of rate can be shown: {rows} would take {change.needed} rounds on each "
-            f"side, and there {'is' if most == 1 else 'are'} {most}."
+            f"No change of rate can be shown: {rows} would take {needed}, and there "
+            f"{'is' if most == 1 else 'are'} {most}."
         )
     told = [
         f"{len(found)} of {rows} {'is' if len(found) == 1 else 'are'} {word} after: "
