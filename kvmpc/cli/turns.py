@@ -125,7 +125,7 @@ def turns(
     from kvmpc.result.document import to_json
     from kvmpc.result.files import OutputFile
     from kvmpc.result.records import NEW, OLD
-    from kvmpc.run.axes import AXES
+    from kvmpc.run.axes import AXES, busy_limit_of
     from kvmpc.run.plan import make_plan
     from kvmpc.run.turns import TurnsPlan, run_turns
 
@@ -136,6 +136,7 @@ def turns(
         rounds=options["rounds"],
         warmup=options["warmup"],
         watchdog_s=options["watchdog"],
+        busy_limit=busy_limit_of(options["busy_limit"], "--busy-limit"),
     )
     criteria = criteria_of(options["limits"], options["alphas"])
     turned = TurnsPlan(

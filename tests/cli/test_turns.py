@@ -82,6 +82,7 @@ def _in_turn(log: Path, *, old: str = "true", new: str = "true", end: str = "tru
         (["--json", "a.json"], ["--json", "requires 2 arguments"]),
         (["--vcpus", "0"], ["--vcpus", "0", "1 up to"]),
         (["--watchdog", "0"], ["--watchdog", "0"]),
+        (["--busy-limit", "300%"], ["--busy-limit", "'300%'", "below 100"]),
         (["--profile"], ["--profile"]),
         (["swap"], ["PAGER", "'swap'"]),
         (["uffd"], ["PAGER", "each pager once"]),
