@@ -252,9 +252,11 @@ def _together(during: Sequence[Mapping[str, object]]) -> dict[str, object]:
     whole: dict[str, object] = {}
     for facts in during:
         for name, value in facts.items():
-            so_far = whole.get(name, 0)
+            so_far = whole.get(name)
             if name != "cpus_count" and _is_number(value) and _is_number(so_far):
                 whole[name] = so_far + value  # type: ignore[operator]
+            elif isinstance(value, Mapping) and isinstance(so_far, Mapping):
+                whole[name] = _together([so_far, value])
             else:
                 whole[name] = value
     return whole
