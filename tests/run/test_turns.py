@@ -136,7 +136,8 @@ def test_what_blocks_say_of_the_host_is_put_together(plan, blocks) -> None:
     hosts = {
         number: {"host": {"memory": {"thp_enabled": "never" if number > 3 else "always",
                                      "available_bytes": number}},
-                 "during": {"elapsed_s": 1.5, "cpus_count": 2, "max_khz": [1, 2]},
+                 "during": {"elapsed_s": 1.5, "cpus_count": 2, "max_khz": [1, 2],
+                            "reclaim": {"allocstall": 2}},
                  "warnings": (Caution("a", "b", "c"),),
                  "skipped": (Skip(point=0, pager="exit", reason="no"),)}
         for number in range(1, 7)
@@ -144,7 +145,9 @@ def test_what_blocks_say_of_the_host_is_put_together(plan, blocks) -> None:
     blocks.changes = hosts
     sides, _ = _run(plan(), blocks)
     for result in sides.values():
-        assert result.during == {"elapsed_s": 4.5, "cpus_count": 2, "max_khz": [1, 2]}
+        assert result.during == {
+            "elapsed_s": 4.5, "cpus_count": 2, "max_khz": [1, 2], "reclaim": {"allocstall": 6},
+        }  # fmt: skip
         assert [caution.code for caution in result.warnings] == ["a", MOVED]
         assert result.warnings[1].text == (
             "the host moved between blocks of one side: memory.thp_enabled: never after always"
