@@ -40,7 +40,8 @@ _FOR_RUNNERS: Final[Mapping[str, tuple[Callable[[Sequence[Case]], str], Callable
 
 ROWS_SCHEMA: Final = "kvmpc-rows"
 CHECK_SCHEMA: Final = "kvmpc-check"
-_VERSION: Final = 1
+_VERSIONS: Final = {ROWS_SCHEMA: 1, CHECK_SCHEMA: 2}
+"""Of a check 2: a p says of which side it is, and rows may be unsure or missing."""
 _NUMBERS: Final = (
     "baseline", "new", "change", "change_low", "change_high", "sees", "p_worse", "p_better",
 )  # fmt: skip
@@ -197,7 +198,7 @@ def _cautions(cautions: Sequence[Caution]) -> list[Mapping[str, object]]:
 
 
 def _json(schema: str, content: Mapping[str, object]) -> str:
-    document = {"schema": schema, "version": _VERSION, **content}
+    document = {"schema": schema, "version": _VERSIONS[schema], **content}
     return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 

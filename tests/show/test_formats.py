@@ -336,7 +336,8 @@ def test_the_table_of_a_check_begins_with_what_turned_red(checked: Any) -> None:
 
 def test_json_and_csv_of_a_check_hold_every_number(checked: Any) -> None:
     document = json.loads(format_check(checked, "json"))
-    assert (document["schema"], document["status"]) == ("kvmpc-check", "worse")
+    assert (document["schema"], document["version"]) == ("kvmpc-check", 2)
+    assert document["status"] == "worse"
     assert document["rows"][0]["verdict"] == "worse"
     assert document["rows"][0]["change"] == pytest.approx(-0.2, abs=0.001)
     assert document["rows"][0]["p_worse"] < document["rows"][0]["adjusted_worse"] <= 0.01
