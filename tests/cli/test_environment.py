@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from kvmpc.exit_codes import EXIT_OK, EXIT_UNSURE
+
 RECORDED = Path(__file__).with_name("recorded") / "before.json"
 TREE = Path(__file__).resolve().parents[2]
 
@@ -36,7 +38,9 @@ def test_who_has_no_home_can_measure_and_judge(kvmpc, homeless, tiny):
     kvmpc.folder.chmod(0o777)
     within = [*homeless, "env", f"KVMPC_BASELINES={kvmpc.folder}/kept"]
     assert kvmpc("baseline", "save", "lab1", str(RECORDED), within=within).code == 0
-    assert kvmpc("check", str(RECORDED), "--against", "lab1", within=within).code == 0
+    # It is judged; that it is noisy is not what is asked here.
+    judged = kvmpc("check", str(RECORDED), "--against", "lab1", within=within)
+    assert judged.code in (EXIT_OK, EXIT_UNSURE), judged
     assert kvmpc("run", "none", *tiny, within=homeless).code in (0, 3)  # /dev/kvm may be root's
 
 

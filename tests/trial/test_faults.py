@@ -9,11 +9,13 @@ import pytest
 from kvmpc.host import facts as host
 from kvmpc.kernel import syscalls
 from kvmpc.kernel.kvm import Kvm
+from kvmpc.loops.records import WRITTEN_WORD
 from kvmpc.pagers.pager import Scene
 from kvmpc.result.records import TrialResult
 from kvmpc.trial.rig import Rig
 from kvmpc.units import PAGE_BYTES
 from kvmpc.vm import guest
+from kvmpc.vm.memory import DATA_GPA
 from kvmpc.vm.record import GuestRecord
 from kvmpc.vm.x86 import plan_guest
 from kvmpc.work.work import Work
@@ -71,13 +73,14 @@ def test_a_store_that_kvm_emulated_reaches_the_page(
 
     def read(rig: Rig) -> None:
         for page in range(rig.work.total_pages):
-            word = syscalls.read_own_memory(rig.memory.hva_of_page(page) + 8, 8)
+            word = syscalls.read_own_memory(rig.memory.hva_of_page(page) + WRITTEN_WORD, 8)
             stored.append(int.from_bytes(word, "little"))
 
     result = run("exit", before_verify=read, ring=0, pages=97, overlap=overlap)
     assert result.error is None
-    # The guest stores a page's index in its part to the page's word 1.
-    assert stored == list(range(97)) * (1 if overlap else 3)
+    # The guest stores each page's own address in it.
+    pages = 97 * (1 if overlap else 3)
+    assert stored == [DATA_GPA + page * PAGE_BYTES for page in range(pages)]
 
 
 @pytest.mark.parametrize("spec", ["none,host=populated", "uffd", "uffd,readers=3"])
