@@ -54,11 +54,12 @@ def test_a_gate_without_a_time_stays_shut(kernel: ScriptedKernel) -> None:
     assert (shared.gate, shared.gate_ns) == (0, 0)
 
 
-def test_a_gate_that_cannot_wake_says_so(kernel: ScriptedKernel) -> None:
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EFAULT])
+def test_a_gate_that_cannot_wake_says_so(kernel: ScriptedKernel, error: int) -> None:
     shared = SharedRecord()
     _expect_stamp(kernel, shared)
-    kernel.futex_wake(_address(shared), reply=-errno.EFAULT)
-    assert kernel.run("open_gate", shared) == -errno.EFAULT
+    kernel.futex_wake(_address(shared), reply=-error)
+    assert kernel.run("open_gate", shared) == -error
 
 
 def test_an_open_gate_is_passed_without_a_system_call(

@@ -423,6 +423,19 @@ def test_a_fetch_lasts_from_the_claim_to_the_install_and_is_no_part_of_it(
     assert copied - copying < record.install_cycles < tsc() - fetched
 
 
+def test_each_install_is_timed_from_its_own_beginning(
+    kernel: ScriptedKernel, setting: Setting
+) -> None:
+    record = setting.reader()
+    before = tsc()
+    kernel.read(record, *(setting.message(page) for page in (1, 2, 3)))
+    for page in (1, 2, 3):
+        kernel.copy(setting, record, page)
+    stop(kernel, record)
+    assert run(kernel, record) == Return.STOPPED
+    assert 0 < record.install_cycles < tsc() - before
+
+
 def test_the_times_of_several_pages_add_up(kernel: ScriptedKernel, setting: Setting) -> None:
     record = delayed(setting, 0)
     before, record.fetch_cycles, record.install_cycles = tsc(), 1 << 50, 1 << 51
