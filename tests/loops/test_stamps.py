@@ -69,18 +69,22 @@ def test_a_fetch_lies_between_the_claim_and_the_stamp_of_its_bytes(
     assert record.fetch_cycles == fetched - claimed
 
 
+@pytest.mark.parametrize(("ring", "together"), [(2, False), (64, False), (64, True)])
 def test_a_page_from_the_ring_carries_the_claim_that_put_it_there(
-    kernel: ScriptedKernel, setting: Setting
+    kernel: ScriptedKernel, setting: Setting, ring: int, together: bool
 ) -> None:
-    record = setting.reader(ring=2)
+    record = setting.reader(ring=ring)
     setting.back(record)
     record.fetch_delay_cycles = 0
     # Three pages through a ring of two: the entry taken last is also found behind the wrap.
     seen: list[list[int]] = []
     claims: list[int] = []
     size = ctypes.sizeof(PendingRecord)
+    if together:
+        kernel.read(record, *(setting.message(page) for page in (9, 4, 7)))
     for number, page in enumerate((9, 4, 7)):
-        kernel.read(record, setting.message(page))
+        if not together:
+            kernel.read(record, setting.message(page))
 
         def copying(number: int = number) -> None:
             at = record.queue + (number & record.queue_mask) * size
