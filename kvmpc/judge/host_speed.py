@@ -91,7 +91,12 @@ def host_cautions(
 
 
 def _measured(run: Result) -> list[TrialResult]:
-    return [trial for trial in run.trials if trial.role is Role.MEASURED and trial.status == OK]
+    """Return the trials that count, of whatever pager."""
+    return [
+        trial
+        for trial in run.trials
+        if trial.role is Role.MEASURED and trial.status == OK and not trial.starved
+    ]
 
 
 def _speeds(runs: Sequence[Result]) -> list[float]:

@@ -155,11 +155,3 @@ def test_of_several_runs_a_busy_one_is_left_out(make_result: Make, rounds: Make)
     busy = make_result(*rounds("uffd", " ".join("x" * 10)))
     found = check(good, [*good[:7], busy], Criteria())
     assert {verdict.numbers.new_n for verdict in found.verdicts if verdict.numbers} == {7}  # type: ignore[union-attr]
-
-
-def test_what_is_divided_by_must_not_be_starved_either(make_result: Make, rounds: Make) -> None:
-    alike, starved = " ".join("." * 10), " ".join("x" * 10)
-    before = make_result(*rounds("none", alike), *rounds("uffd", alike))
-    after = make_result(*rounds("none", starved), *rounds("uffd", alike))
-    with pytest.raises(MismatchError, match="none was starved"):
-        check([before], [after], Criteria(normalise=True))
