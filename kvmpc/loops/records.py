@@ -30,8 +30,6 @@ __all__ = [
     "REPEAT_LIMIT",
     "RESOLVER_FIELDS",
     "SHARED_FIELDS",
-    "SPEED_BUFFER_BYTES",
-    "SPEED_FIELDS",
     "SPIN_CYCLES",
     "VCPU_FIELDS",
     "WRITTEN_WORD",
@@ -45,7 +43,6 @@ __all__ = [
     "ResolverRecord",
     "Return",
     "SharedRecord",
-    "SpeedRecord",
     "VcpuRecord",
     "ctypes_fields",
     "host_symbols",
@@ -61,9 +58,6 @@ REPEAT_LIMIT = 1000
 
 SPIN_CYCLES = 4000
 """TSC cycles that a lost claim spins for before it sleeps: about one install."""
-
-SPEED_BUFFER_BYTES: Final = 1 << 18
-"""What `speed` works on: more than a first cache holds, less than a second does."""
 
 ADDRESS_REGISTER: Final = "rsi"
 """The guest's register that always holds the address it touches (guest/x86_64/touch.asm).
@@ -280,13 +274,6 @@ INSPECT_FIELDS = (
     F("written", u64, "bits", "in", "all ones where the guest writes to each page, else 0"),
 )
 
-SPEED_FIELDS = (
-    F("steps", u64, "steps", "in", "how many to do; at least 1"),
-    F("buffer", u64, "hva", "in", "SPEED_BUFFER_BYTES to work on"),
-    F("multiplier", u64, "number", "in", "what each step multiplies by"),
-    F("value", u64, "number", "out", "what was computed so far; Python sets where it begins"),
-)
-
 
 def ctypes_fields(
     fields: Iterable[FieldSpec],
@@ -335,12 +322,6 @@ class InspectRecord(ctypes.Structure):
     """What part of memory to read back, and what the guest has written there."""
 
     _fields_ = ctypes_fields(INSPECT_FIELDS)
-
-
-class SpeedRecord(ctypes.Structure):
-    """A fixed stretch of work to time."""
-
-    _fields_ = ctypes_fields(SPEED_FIELDS)
 
 
 R = TypeVar("R", bound=ctypes.Structure)
@@ -439,7 +420,6 @@ def host_symbols(unit_bytes: int = PAGE_BYTES) -> Symbols:
         "PENDING_BYTES": ctypes.sizeof(PendingRecord),
         "REPEAT_LIMIT": REPEAT_LIMIT,
         "SPIN_CYCLES": SPIN_CYCLES,
-        "SPEED_SHIFT": 64 - (SPEED_BUFFER_BYTES // 8 - 1).bit_length(),
         "NONE": -1,
         **STAMPS,
     }
@@ -451,5 +431,4 @@ def host_symbols(unit_bytes: int = PAGE_BYTES) -> Symbols:
     fields |= record_symbols("pending", PendingRecord, PENDING_FIELDS)
     fields |= record_symbols("fill", FillRecord, FILL_FIELDS)
     fields |= record_symbols("inspect", InspectRecord, INSPECT_FIELDS)
-    fields |= record_symbols("speed", SpeedRecord, SPEED_FIELDS)
     return Symbols(constants, fields)

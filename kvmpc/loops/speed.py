@@ -8,16 +8,21 @@ already, in user mode, with no system call and no fault.
 
 from __future__ import annotations
 
+import ctypes
 import time
+from ctypes import c_uint64
 from functools import cache
 from importlib import resources
 from typing import Final
 
-from kvmpc.assembler.assemble import assemble
+from kvmpc.assembler.assemble import Symbols, assemble
 from kvmpc.loops.program import NativeProgram
-from kvmpc.loops.records import SPEED_BUFFER_BYTES, RecordArray, SpeedRecord, host_symbols
+from kvmpc.loops.records import FieldSpec, RecordArray, ctypes_fields, record_symbols
 
-__all__ = ["steps_per_s"]
+__all__ = ["SPEED_BUFFER_BYTES", "SpeedRecord", "steps_per_s"]
+
+SPEED_BUFFER_BYTES: Final = 1 << 18
+"""What `speed` works on: more than a first cache holds, less than a second does."""
 
 STEPS: Final = 1 << 15
 """Of one span: a fifth of a millisecond, so that most spans have no interrupt in them."""
@@ -25,6 +30,19 @@ STEPS: Final = 1 << 15
 SPANS: Final = 9
 _MULTIPLIER: Final = 6364136223846793005
 """Knuth's, of MMIX: its high bits do not repeat for long."""
+
+_FIELDS = (
+    FieldSpec("steps", c_uint64, "steps", "in", "how many to do; at least 1"),
+    FieldSpec("buffer", c_uint64, "hva", "in", "SPEED_BUFFER_BYTES to work on"),
+    FieldSpec("multiplier", c_uint64, "number", "in", "what each step multiplies by"),
+    FieldSpec("value", c_uint64, "number", "out", "computed so far; Python sets its beginning"),
+)
+
+
+class SpeedRecord(ctypes.Structure):
+    """A fixed stretch of work to time."""
+
+    _fields_ = ctypes_fields(_FIELDS)
 
 
 def steps_per_s() -> float:
@@ -50,7 +68,9 @@ def steps_per_s() -> float:
 def _program() -> NativeProgram:
     folder = resources.files("kvmpc.loops") / "x86_64"
     sources = [(name, (folder / name).read_text("ascii")) for name in ("entry.asm", "speed.asm")]
-    return NativeProgram(assemble(sources, host_symbols()))
+    constants = {"SPEED_SHIFT": 64 - (SPEED_BUFFER_BYTES // 8 - 1).bit_length()}
+    symbols = Symbols(constants, record_symbols("speed", SpeedRecord, _FIELDS))
+    return NativeProgram(assemble(sources, symbols))
 
 
 @cache

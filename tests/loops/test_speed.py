@@ -8,7 +8,8 @@ import os
 import pytest
 
 from kvmpc.loops import speed
-from kvmpc.loops.records import SPEED_BUFFER_BYTES, RecordArray, Return, SpeedRecord
+from kvmpc.loops.records import RecordArray, Return
+from kvmpc.loops.speed import SPEED_BUFFER_BYTES, SpeedRecord
 from tests.fakes.disassembly import check_against_objdump, needs_objdump
 
 WORDS = SPEED_BUFFER_BYTES // 8
