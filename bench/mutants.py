@@ -37,6 +37,7 @@ from kvmpc.assembler import assemble, x86_64
 from kvmpc.assembler.assemble import AssemblerError
 from kvmpc.assembler.x86_64 import CONDITIONS, PREFIXES, Symbols
 from kvmpc.loops import program as loops
+from kvmpc.loops import speed
 from kvmpc.vm import guest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -174,7 +175,7 @@ def mutants_of(file: str, text: str) -> list[Mutant]:
 
 def all_sources() -> dict[str, str]:
     """Return every source file's text, by name."""
-    return dict([*loops.read_sources(), *guest.read_sources()])
+    return dict([*loops.read_sources(), *speed.read_sources(), *guest.read_sources()])
 
 
 def mutated(sources: Sequence[tuple[str, str]], mutant: Mutant) -> list[tuple[str, str]]:
@@ -323,7 +324,8 @@ def _begin_to_count() -> None:
         signal.setitimer(clock, seconds)
 
 
-_READ = {reader: reader() for reader in (loops.read_sources, guest.read_sources)}
+READERS = (loops.read_sources, speed.read_sources, guest.read_sources)
+_READ = {reader: reader() for reader in READERS}
 """What is changed is what was read at the beginning, whoever edits it meanwhile."""
 
 
@@ -337,6 +339,7 @@ def _put_in_place(mutant: Mutant) -> None:
     scripted: Any = sys.modules["tests.fakes.scripted"]
     for cached in (loops.load, guest.assemble_guest, scripted.instrumented, scripted._loaded):
         cached.cache_clear()
+    speed._program.cache_clear()
 
 
 def _remember_instructions() -> None:

@@ -17,7 +17,7 @@ import click
 
 from kvmpc.cli.streams import Stream, stderr, stdout
 from kvmpc.errors import describe_errno
-from kvmpc.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_REGRESSION
+from kvmpc.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_REGRESSION, EXIT_UNSURE
 from kvmpc.result.streams import STDERR, write_whole
 
 if TYPE_CHECKING:
@@ -183,13 +183,14 @@ def true_code(code: int) -> int:
     """Return the exit code of an outcome that should be `code`, seen what could be printed of it.
 
     0 says that stdout has all of it. A document that is not whole is a failure also where there is
-    a regression to tell: whoever reads documents must not rely on this one.
+    a regression to tell, or that it could not be told: whoever reads documents must not rely on
+    this one.
     """
     for name, stream in (("standard output", stdout), ("standard error", stderr)):
         failure = stream.failure
         if failure is None or (stream is stderr and not stream.document_lost):
             continue
         say(f"kvmpc: write of {name}: {describe_errno(failure.errno or 0)}", err=True)
-        if code == EXIT_OK or (code == EXIT_REGRESSION and stream.document_lost):
+        if code == EXIT_OK or (code in (EXIT_REGRESSION, EXIT_UNSURE) and stream.document_lost):
             code = EXIT_FAILED
     return code

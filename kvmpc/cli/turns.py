@@ -15,7 +15,7 @@ from kvmpc.cli.harness import began
 from kvmpc.cli.measure import compare
 from kvmpc.cli.options import PAGERS_HELP, format_option, trial_options, yes_option
 from kvmpc.cli.output import progress, say, say_stopping
-from kvmpc.errors import UsageError
+from kvmpc.errors import MismatchError, UsageError
 from kvmpc.exit_codes import EXIT_OK
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def turns(
     pairs, so that no drift of the host counts. Each block is a process of its own, and none is
     there while a command runs: KVM's modules can be reloaded.
     """
+    from kvmpc.judge.starved import host_too_busy
     from kvmpc.result.document import to_json
     from kvmpc.result.files import OutputFile
     from kvmpc.result.records import NEW, OLD
@@ -166,8 +167,12 @@ def turns(
         )
     code = EXIT_OK
     if all(side in sides and sides[side].finished for side in (OLD, NEW)):
-        code = judge([sides[OLD]], [sides[NEW]], criteria, kind)
-        began()
+        try:
+            code = judge([sides[OLD]], [sides[NEW]], criteria, kind)
+            began()
+        except MismatchError as error:  # told, and what went wrong at the end as well
+            busy = host_too_busy(sides[OLD]) or host_too_busy(sides[NEW])
+            failures = [busy or error, *failures]
     for failure in failures[1:]:
         say(f"kvmpc: {failure}", err=True)
     if failures:

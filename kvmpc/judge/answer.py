@@ -82,6 +82,8 @@ class Answer:
         over_other: best over it.
     baseline: what ratios refer to; None where that is `best` itself.
     reference: what does not fetch, so that shares refer to it; share: best over it.
+    without: pagers that fetch and were measured for nothing, since they failed or were starved:
+        whatever is said of the fastest is said of the others.
     """
 
     best: Row
@@ -98,6 +100,7 @@ class Answer:
     baseline: Row | None
     reference: Row | None
     share: Summary | None
+    without: tuple[Row, ...] = ()
 
     @property
     def sure(self) -> bool:
@@ -184,6 +187,9 @@ def answer_of(point: Result, contests: int) -> Answer | None:
         baseline=rows[baseline] if baseline and baseline != best else None,
         reference=rows[reference] if reference else None,
         share=_lead(point, best, reference),
+        without=tuple(
+            row for row in rows.values() if row.pager.fetches and (row.failed or row.busy)
+        ),
     )
 
 

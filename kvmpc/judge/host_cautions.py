@@ -14,7 +14,10 @@ from kvmpc.result.facts import Facts
 from kvmpc.units import GIB, format_cpu_list, parse_cpu_list
 from kvmpc.work.placement import ANYWHERE, Placement, Seating
 
-__all__ = ["cautions_of_host"]
+__all__ = ["LOAD", "cautions_of_host"]
+
+LOAD: Final = "host-load"
+"""The code of what ran before the start."""
 
 _ON_ENTRY: Final = frozenset({
     "indirect_target_selection", "l1tf", "mds", "meltdown", "mmio_stale_data",
@@ -84,10 +87,11 @@ def _threads(read: Facts, vcpus: int, readers: int, placement: Placement) -> Ite
     load = read.number("load.avg1")
     if load is not None and load > max(0.5, 0.1 * (allowed or online or 1)):
         yield Caution(
-            "host-load",
+            LOAD,
             f"the load average was {load:g} before the start: threads that never sleep (exit, "
             "none) lose most to what runs beside",
             "wait until the host is idle",
+            size=load,
         )
 
 

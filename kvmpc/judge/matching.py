@@ -233,9 +233,12 @@ def pair_cautions(pair: Pair) -> Iterator[Caution]:
     """Yield what to know of an ``exit(sigbus)`` row: what it costs is the kernel's doing."""
     if pair.pager.provider != "sigbus":
         return
-    forms = [{_exit_form(run, pair.spec) for run in side} for side in (pair.baseline, pair.new)]
+    forms = [
+        {form for run in side if (form := _exit_form(run, pair.spec)) is not None}
+        for side in (pair.baseline, pair.new)
+    ]
     releases = [set(kernels(side)) for side in (pair.baseline, pair.new)]
-    if forms[0] != forms[1]:
+    if all(forms) and forms[0] != forms[1]:
         shown = [" and ".join(sorted(side)) for side in forms]
         yield Caution(
             "exit-form-changed",
@@ -243,7 +246,7 @@ def pair_cautions(pair: Pair) -> Iterator[Caution]:
             "different paths out of the fault",
             "do not read the change as the speed of one path",
         )
-    elif releases[0] != releases[1]:
+    elif all(releases) and releases[0] != releases[1]:
         yield Caution(
             "exit-walks-unknown",
             "what this stand-in costs depends on how often the kernel walks its page lookup in a "
@@ -252,11 +255,15 @@ def pair_cautions(pair: Pair) -> Iterator[Caution]:
         )
 
 
-def _exit_form(run: Result, spec: str) -> str:
+def _exit_form(run: Result, spec: str) -> str | None:
+    """Return as what the exits of a run arrive; None where it has no trial that counts."""
     forms = {"exits_annotated": "annotated exits", "exits_registers": "bare EFAULT"}
     counts = dict.fromkeys(forms, 0)
-    for trial in measured_trials(run, spec):
+    trials = measured_trials(run, spec)
+    for trial in trials:
         for name in forms:
             counts[name] += trial.counts.get(name, 0)
+    if not trials:
+        return None
     most = max(counts, key=counts.__getitem__)
     return forms[most] if counts[most] else "unknown"

@@ -407,10 +407,17 @@ def _decide(found: Sequence[_Test | Verdict], criteria: Criteria, unit: str) -> 
             for name, family in families.items()
         )
         where = "" if unit == "pair" else " on each side"
+        starved = [
+            why
+            for run in (*blind[0].pair.baseline, *blind[0].pair.new)
+            if (why := why_busy(run, blind[0].pair.spec))
+        ]
+        calm = ", on a host at rest" if starved else ""
         option = "" if unit == "run" else f" (--{unit}s {needed})"
         raise MismatchError(
-            [blind[0].reason],
-            f"measure {needed} {unit}s or more{where}{option}, judge fewer rows, or raise --alpha",
+            [blind[0].reason, *starved],
+            f"measure {needed} {unit}s or more{where}{option}{calm}, judge fewer rows, or raise "
+            "--alpha",
         )
     return verdicts
 

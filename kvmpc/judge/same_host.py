@@ -24,6 +24,7 @@ from kvmpc.units import GIB
 
 __all__ = [
     "IDENTITY",
+    "LATER",
     "ONE_RUN",
     "REMARKS",
     "HostDifference",
@@ -112,7 +113,10 @@ def _debug_options(facts: Facts) -> object:
     return None if found is None else ", ".join(map(str, found)) or "none"
 
 
-ONE_RUN: Final = ("hostname", "kernel.release", "cpu.model", "cpu.allowed")
+ONE_RUN: Final = (
+    "hostname", "kernel.release", "cpu.model", "cpu.allowed", "scheduling.policy",
+    "scheduling.priority", "scheduling.nice", "scheduling.cgroup_weights",
+)  # fmt: skip
 """Facts that must not change within one result."""
 
 IDENTITY: Final[Mapping[str, _Reader]] = {
@@ -140,7 +144,7 @@ IDENTITY: Final[Mapping[str, _Reader]] = {
 }
 """Facts that must be the same, by the name that ``--allow-host`` takes."""
 
-_LATER: Final = ("scheduling",)
+LATER: Final = ("scheduling",)
 """Groups of facts that results of an older kvmpc do not have: there, nothing is known to differ."""
 
 REMARKS: Final[Mapping[str, _Reader]] = {
@@ -164,7 +168,7 @@ def differences(baseline: Mapping[str, object], new: Mapping[str, object]) -> li
     found = []
     for field, read in IDENTITY.items():
         group = field.partition(".")[0]
-        if group in _LATER and not all(side.group(group) for side in sides):
+        if group in LATER and not all(side.group(group) for side in sides):
             continue
         one, other = map(read, sides)
         if one != other and not (field == "memory.total" and _alike(*sides)):

@@ -19,7 +19,7 @@ from kvmpc.assembler.assemble import Symbols, assemble
 from kvmpc.loops.program import NativeProgram
 from kvmpc.loops.records import FieldSpec, RecordArray, ctypes_fields, record_symbols
 
-__all__ = ["SPEED_BUFFER_BYTES", "SpeedRecord", "steps_per_s"]
+__all__ = ["SPEED_BUFFER_BYTES", "SpeedRecord", "read_sources", "steps_per_s"]
 
 SPEED_BUFFER_BYTES: Final = 1 << 18
 """What `speed` works on: more than a first cache holds, less than a second does."""
@@ -64,13 +64,17 @@ def steps_per_s() -> float:
     return STEPS / (sorted(spans_ns)[SPANS // 2] / 1e9)
 
 
+def read_sources() -> list[tuple[str, str]]:
+    """Return (file name, text) of the assembly files, in the order they are linked."""
+    folder = resources.files("kvmpc.loops") / "x86_64"
+    return [(name, (folder / name).read_text("ascii")) for name in ("entry.asm", "speed.asm")]
+
+
 @cache
 def _program() -> NativeProgram:
-    folder = resources.files("kvmpc.loops") / "x86_64"
-    sources = [(name, (folder / name).read_text("ascii")) for name in ("entry.asm", "speed.asm")]
     constants = {"SPEED_SHIFT": 64 - (SPEED_BUFFER_BYTES // 8 - 1).bit_length()}
     symbols = Symbols(constants, record_symbols("speed", SpeedRecord, _FIELDS))
-    return NativeProgram(assemble(sources, symbols))
+    return NativeProgram(assemble(read_sources(), symbols))
 
 
 @cache

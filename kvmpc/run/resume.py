@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from kvmpc.errors import ResultFileError, UsageError
-from kvmpc.judge.same_host import ONE_RUN
+from kvmpc.judge.same_host import LATER, ONE_RUN
 from kvmpc.result.document import from_json, salvage
 from kvmpc.result.facts import Facts
 from kvmpc.result.files import UnreadableError, read_text
@@ -58,6 +58,9 @@ def _differences(found: Result, planned: Result) -> Iterator[str]:
             else:
                 yield f"other {name}: {len(there)} there, {len(here)} here"
     for path in ONE_RUN:
+        group = path.partition(".")[0]
+        if group in LATER and not Facts(found.host).group(group):
+            continue
         there, here = (Facts(result.host).get(path) for result in (found, planned))
         if there != here:
             yield f"{path.replace('.', ' ')}: {there} there, {here} here"

@@ -16,8 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from kvmpc.caution import Caution
 from kvmpc.errors import HostError, KvmpcError, UsageError
 from kvmpc.exit_codes import EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_USAGE, VARIABLE
+from kvmpc.judge.host_cautions import LOAD
 from kvmpc.judge.turns import cautions_within
 from kvmpc.result.document import from_json
 from kvmpc.result.records import NEW, OLD, Result, Role, TrialResult, Turns
@@ -231,7 +233,15 @@ def _joined(blocks: Sequence[Result], command: Sequence[str], turns: Turns) -> R
             replace(trial, round=before + trial.round) if trial.role is Role.MEASURED else trial
             for trial in block.trials
         ]
-    warnings = {caution.code: caution for block in blocks for caution in block.warnings}
+    warnings: dict[str, Caution] = {}
+    began_all = turns.new_first[0] == (turns.side == NEW)
+    for number, block in enumerate(blocks):
+        for caution in block.warnings:
+            if caution.code == LOAD and not (began_all and number == 0):
+                continue  # what ran before this block was the block before it
+            known = warnings.get(caution.code)
+            if known is None or caution.size > known.size:
+                warnings[caution.code] = caution
     moved = cautions_within([block.host for block in blocks])
     first = blocks[0]
     return replace(

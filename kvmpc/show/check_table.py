@@ -13,6 +13,7 @@ from typing import Final
 from kvmpc.judge.matching import pair_cautions
 from kvmpc.judge.regression import Check
 from kvmpc.judge.told import of_run, tell
+from kvmpc.judge.turns import MOVED
 from kvmpc.judge.verdicts import Compared, FailedNow, Missing, Numbers, Status, Verdict
 from kvmpc.result.records import Result
 from kvmpc.show.cells import (
@@ -218,7 +219,8 @@ def check_warnings(
     for pair in (verdict.pair for verdict in check.verdicts):
         for caution in pair_cautions(pair):
             of_rows.setdefault(str(caution), []).append(row_name(pair.point, pair.label))
-    lines = [str(caution) for caution in check.cautions]
+    # Where a side moved is told with what else its result says.
+    lines = [str(caution) for caution in check.cautions if caution.code != MOVED]
     lines += [f"{', '.join(dict.fromkeys(rows))}: {text}" for text, rows in of_rows.items()]
     sides = {"result": tell(new), "baseline": tell(baseline)}
     whose: dict[str, list[str]] = {}

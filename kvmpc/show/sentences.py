@@ -125,10 +125,12 @@ def fastest_of(points: Sequence[PointReading]) -> Iterator[str]:
 
 def _fastest(answer: Answer, contests: int) -> str:
     rounds = f"{answer.rounds} round{'' if answer.rounds == 1 else 's'}"
+    rest = ", ".join(row.label for row in answer.without)
+    of_rest = f", of those with a rate (not {rest})" if rest else ""
     if answer.why is Why.LED:
-        return f"{answer.best.label}, in {answer.led} of {rounds}"
+        return f"{answer.best.label}, in {answer.led} of {rounds}{of_rest}"
     if answer.why is Why.KIND_LED:
-        return f"every {answer.best.pager.kind}, in {answer.kind_led} of {rounds}"
+        return f"every {answer.best.pager.kind}, in {answer.kind_led} of {rounds}{of_rest}"
     if answer.why is Why.TOO_FEW:
         of = " of so many" if contests > 1 else ""
         return f"not shown, as {rounds} can name none{of}; {answer.needed} could"

@@ -57,14 +57,23 @@ def starved():
 @pytest.mark.usefixtures("crowded")
 def test_beside_two_loops_it_says_that_the_host_is_too_busy(kvmpc):
     finished = kvmpc(
-        "compare", "none", "exit", *SMALL, "--rounds", "2", "--json", str(kvmpc.json), env=BUSY
+        # Not none: on a fast host its trial is over within a slice of the scheduler's.
+        "compare",
+        "uffd",
+        "exit",
+        *SMALL,
+        "--rounds",
+        "2",
+        "--json",
+        str(kvmpc.json),
+        env=BUSY,
     )
     assert finished.code == 3
     assert "this host is too busy to compare: others had up to" in finished.error
     assert "10% is allowed" in finished.error
     assert "remedy: " in finished.error
-    assert finished.cells("exit(sigbus)")[-1] == finished.cells("none")[-1] == "busy"
-    assert set(finished.cells("none")[:-1]) == {"-"}
+    assert finished.cells("exit(sigbus)")[-1] == finished.cells("uffd")[-1] == "busy"
+    assert set(finished.cells("exit(sigbus)")[:-1]) == {"-"}
     result = load(str(kvmpc.json))
     assert result.finished
     assert result.options["busy_limit"] == 0.1
@@ -205,6 +214,8 @@ def test_the_page_says_it(kvmpc, starved):
 def test_another_priority_is_another_host_to_a_check(kvmpc, within):
     if os.geteuid():
         pytest.skip("needs root, for a real-time policy")
+    if within[0] == "nice" and os.getpriority(os.PRIO_PROCESS, 0) == 19:
+        pytest.skip("is as nice as can be already")
     few = ("compare", "none", "--vcpus", "1", "--mem-per-vcpu", "92K", "--rounds", "10")
     assert kvmpc(*few, "--json", "plain.json").code == 0
     assert kvmpc(*few, "--json", "other.json", within=within).code == 0

@@ -138,6 +138,7 @@ DOCUMENTS = {
     "csv": ("show", AFTER, "--format", "csv"),
     "json": ("show", AFTER, "--format", "json"),
     "ktap": ("check", AFTER, "--against", AFTER, *TOLERANT, "--format", "ktap"),
+    "ktap of unsure": ("check", AFTER, "--against", AFTER, "--format", "ktap"),
     "ktap of red": ("check", AFTER, "--against", BEFORE, "--format", "ktap"),
     **({"page": ("report", AFTER, "-o", "-")} if find_spec("matplotlib") else {}),
     "probe": ("probe", "--json"),

@@ -122,7 +122,7 @@ def jobs(*, host_tests: bool = True) -> list[Job]:
     if host_tests:
         pytest = (_PYTHON, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider")
         found.append(
-            Job("host tests", (*pytest, *TRIAL_TESTS), 1800, cwd="/lab/checkout",
+            Job("host tests", (*pytest, *TRIAL_TESTS), 3600, cwd="/lab/checkout",
                 env={"KVMPC_REQUIRE_KVM": "1"})
         )  # fmt: skip
     return found

@@ -66,6 +66,21 @@ def test_what_is_no_result_is_not_overwritten(planned: Result, tmp_path: Path, t
         resume(str(path), planned)
 
 
+def test_what_was_measured_with_another_priority_is_not_gone_on_with(
+    planned: Result, tmp_path: Path
+) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(to_json(planned))
+    usual, first = (
+        replace(planned, host={**planned.host, "scheduling": {"policy": policy, "priority": level}})
+        for policy, level in (("other", 0), ("fifo", 10))
+    )
+    assert resume(str(path), first).host == first.host, "an older kvmpc did not say"
+    path.write_text(to_json(usual))
+    with pytest.raises(UsageError, match="scheduling policy: other there, fifo here"):
+        resume(str(path), first)
+
+
 def test_an_empty_file_holds_no_trials_yet(planned: Result, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.touch()

@@ -109,6 +109,7 @@ def test_a_guests_stamps_enclose_its_touches(run: Callable[..., TrialResult], sp
         assert 0 < touches <= span
 
 
+@pytest.mark.usefixtures("invariant_tsc")
 @pytest.mark.parametrize("end_cycles", [0, 1, (1 << 64) - 1])
 def test_a_guest_whose_last_stamp_is_wrong_is_doubted(
     run: Callable[..., TrialResult], kvm: Kvm, end_cycles: int
@@ -126,6 +127,7 @@ def test_a_guest_whose_last_stamp_is_wrong_is_doubted(
     assert "of vCPU 1 are not within" in caution.text
 
 
+@pytest.mark.usefixtures("invariant_tsc")
 def test_a_guest_that_waited_for_its_cpu_casts_no_doubt_on_the_tsc(
     run: Callable[..., TrialResult],
 ) -> None:

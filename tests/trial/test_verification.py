@@ -261,6 +261,13 @@ SHAPES: dict[str, dict[str, Any]] = {
     "split": {"split": True},
     "one page": {"vcpus": 1, "pages": 1},
 }
+EVERY_SHAPE = pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param(shape, marks=[pytest.mark.large] if shape == "sparse runs" else [])
+        for shape in SHAPES
+    ],
+)
 
 
 def _touched(rig: Rig) -> list[int]:
@@ -286,7 +293,7 @@ def _fill_again(rig: Rig, page: int) -> None:
 
 @PAGERS
 @pytest.mark.parametrize("which", [0, 1, 2])
-@pytest.mark.parametrize("shape", SHAPES)
+@EVERY_SHAPE
 def test_a_page_that_was_filled_again_after_the_guest_wrote_it_is_noticed(
     run: Run, spec: str, shape: str, which: int
 ) -> None:
@@ -346,8 +353,8 @@ WHOLE_PAGERS = pytest.mark.parametrize(
 
 @WHOLE_PAGERS
 @pytest.mark.parametrize("access", ["write", "read"])
-@pytest.mark.parametrize("delay_ns", [0, 50_000])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("delay_ns", [0, pytest.param(50_000, marks=pytest.mark.large)])
+@EVERY_SHAPE
 def test_a_whole_page_is_what_it_has_to_be_in_every_pager(
     run: Run, spec: str, shape: str, access: str, delay_ns: int
 ) -> None:

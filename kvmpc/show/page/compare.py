@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from kvmpc.judge.change import Change, ChangedRow, change_of
 from kvmpc.judge.summary import Summary
+from kvmpc.judge.turns import in_turn
 from kvmpc.result.metrics import CPU, FAULT_P99, RATE
 from kvmpc.result.points import identity
 from kvmpc.result.records import Result
@@ -96,11 +97,17 @@ def change_chart(before: Panel, after: Mapping[int, Result]) -> LinesChart | Row
         key="ba",
         title="Rate after over rate before",
         y=Scale(label="rate after / rate before", spell=text.ratio, log=True),
-        note="Above 1 is faster than before: the middle of all pairs of a round after and one "
-        "before, of two separate runs.",
+        note=f"Above 1 is faster than before: the middle of {_of_what(before, after)}.",
         absent="No pager has a rate in both.",
         one=True,
     )
+
+
+def _of_what(before: Panel, after: Mapping[int, Result]) -> str:
+    both = [([before.points[index]], [point]) for index, point in after.items()]
+    if any(in_turn(*sides) for sides in both):
+        return "those within each pair of blocks, both measured in turn"
+    return "all pairs of a round after and one before, of two separate runs"
 
 
 def _label(point: Result, spec: str) -> str | None:

@@ -94,22 +94,30 @@ def _lead(answer: Answer, place: str) -> str:
     name = f"{place[0].upper()}{place[1:]} {answer.best.label}" if place else answer.best.label
     rate = f"{text.number(answer.rate.median)} pages/s"
     if answer.second is None:
-        return f"{name} gives {rate}; no other pager that fetches was measured to compare it with."
+        has = f"has a rate{_without(answer)}" if answer.without else "was measured"
+        return f"{name} gives {rate}; no other pager that fetches {has} to compare it with."
     times = ""
     if answer.baseline is not None and answer.best.ratio is not None:
         times = f", {text.interval(answer.best.ratio)} times {answer.baseline.label}"
     if answer.why is Why.LED:
-        return f"{name} is the fastest pager: {rate}{times}."
+        among = f" with a rate{_without(answer)}" if answer.without else ""
+        return f"{name} is the fastest pager{among}: {rate}{times}."
     if answer.why is Why.KIND_LED:
         kind = f"{place}, {answer.best.pager.kind}" if place else answer.best.pager.kind
         return (
-            f"{kind[0].upper()}{kind[1:]} is the fastest kind of pager: {answer.best.label} has "
-            f"{rate}{times}."
+            f"{kind[0].upper()}{kind[1:]} is the fastest kind of pager"
+            f"{_without(answer)}: {answer.best.label} has {rate}{times}."
         )
     return (
         f"{name} has the highest rate, {rate}{times}; that it is faster than "
         f"{answer.second.label} is not shown."
     )
+
+
+def _without(answer: Answer) -> str:
+    """Say which pagers have no rate, so that they are in no comparison, and why."""
+    said = [f"{row.label} {'failed' if row.failed else 'was starved'}" for row in answer.without]
+    return f" ({', '.join(said)})" if said else ""
 
 
 def _how_sure(answer: Answer, contests: int) -> Iterator[str]:
