@@ -144,7 +144,7 @@ def turns(
         commands={OLD: old, NEW: new},
         at_end=at_end,
         pairs=_pairs(plan, criteria, pairs),
-        seed=options["seed"],
+        seed=_seed(context),
         words=(*_words(context), *pagers),
         command_timeout_s=command_timeout,
     )
@@ -203,7 +203,17 @@ def _pairs(plan: Plan, criteria: Criteria, given: int | None) -> int:
             f"test{'' if total == 1 else 's'} red; or fewer pagers or metrics (--limit p99=off), "
             "or another --alpha",
         )
-    return max(_FEWEST_PAIRS, needed) if given is None else given
+    # More than needed: a block that others starved takes its pair with it.
+    return max(_FEWEST_PAIRS, needed + needed // 4) if given is None else given
+
+
+def _seed(context: click.Context) -> int:
+    """Return what the order of the pairs is drawn from: the seed that was given, or a fresh one."""
+    from secrets import randbits
+
+    if context.get_parameter_source("seed") is click.core.ParameterSource.DEFAULT:
+        return randbits(32)
+    return int(context.params["seed"])
 
 
 def _words(context: click.Context) -> Iterator[str]:

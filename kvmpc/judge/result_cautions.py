@@ -17,7 +17,13 @@ from kvmpc.judge.summary import median
 from kvmpc.result.metrics import RATE
 from kvmpc.result.records import Result
 
-__all__ = ["FEWEST_ROUNDS", "cautions_of_row", "cautions_of_run", "variation"]
+__all__ = [
+    "FEWEST_ROUNDS",
+    "cautions_of_rounds",
+    "cautions_of_row",
+    "cautions_of_run",
+    "variation",
+]
 
 FEWEST_ROUNDS: Final = 3
 """With fewer, nothing tells a steady pager from one that met a quiet moment."""
@@ -35,8 +41,12 @@ _MANY_SCANNED: Final = 10_000
 
 
 def cautions_of_run(result: Result) -> Iterator[Caution]:
-    """Yield what weakens the whole run: what else the host did meanwhile, and too few rounds."""
+    """Yield what weakens the whole run: what else the host did meanwhile."""
     yield from _meanwhile(result.during or {})
+
+
+def cautions_of_rounds(result: Result) -> Iterator[Caution]:
+    """Yield that a run has too few rounds to show how steady it is."""
     rounds = result.measured_rounds
     if result.finished and 0 < rounds < FEWEST_ROUNDS:
         yield Caution(

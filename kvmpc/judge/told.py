@@ -1,7 +1,8 @@
 """The cautions of results as they are told: each thing once, in its worst instance, worst first.
 
 What is of this run comes before what is always so on this host; of this run, what its numbers and
-the host's counters say of the whole of it, then what single trials say, then what it was set to.
+the host's counters say of the whole of it, then what single trials say, then that it is short, then
+what it was set to.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from kvmpc.caution import HOST, RUN, Caution
-from kvmpc.judge.result_cautions import cautions_of_row, cautions_of_run
+from kvmpc.judge.result_cautions import cautions_of_rounds, cautions_of_row, cautions_of_run
 from kvmpc.result.points import named_points, point_names
 from kvmpc.result.records import Result, Role
 
@@ -65,6 +66,7 @@ def tell(results: Sequence[Result], *, profiled: bool = False) -> list[Told]:
         *(("run", "", caution) for result in results for caution in cautions_of_run(result)),
         *(said for result in results for said in _of_rows(result)),
         *(said for result in results for said in _of_trials(result, roles)),
+        *(("run", "", caution) for result in results for caution in cautions_of_rounds(result)),
         *(("run", "", caution) for result in results for caution in _of_plan(result)),
     ):
         found.setdefault(said[2].code, []).append(said)

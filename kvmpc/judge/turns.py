@@ -36,7 +36,7 @@ _ALWAYS_MOVE: Final = frozenset(
 
 
 def in_turn(baseline: Sequence[Result], new: Sequence[Result]) -> bool:
-    """Return whether these are the two sides of one measurement in turn."""
+    """Return whether these are the two sides of one measurement in turn, either way round."""
     if len(baseline) != 1 or len(new) != 1:
         return False
     one, other = baseline[0].turns, new[0].turns

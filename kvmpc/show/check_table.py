@@ -6,12 +6,14 @@ As wide as a terminal, at most 80 columns, and safe to print. The numbers are th
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from kvmpc.judge.matching import pair_cautions
 from kvmpc.judge.regression import Check
+from kvmpc.judge.starved import why_busy
 from kvmpc.judge.told import of_run, tell
 from kvmpc.judge.turns import MOVED
 from kvmpc.judge.verdicts import Compared, FailedNow, Missing, Numbers, Status, Verdict
@@ -52,7 +54,8 @@ def format_check_table(check: Check, room: int = MAX_COLUMNS) -> str:
         for verdict, (status, _, *rest) in zip(check.verdicts, numbers, strict=True)
     ]
     notes = (
-        textwrap.fill(clean(note), room, subsequent_indent="  ") for note in check_notes(check)
+        textwrap.fill(clean(note), room, subsequent_indent="  ", break_on_hyphens=False)
+        for note in check_notes(check)
     )
     table = columns([CHECK_HEADERS, *body], "lllrrrrr", room=room, lead=3)
     return "\n".join([*table, "", *notes]) + "\n"
@@ -73,7 +76,7 @@ def check_cells(verdict: Verdict) -> list[str]:
         unit(found.baseline if found else None),
         unit(found.new if found else None),
         _change(found) if found else ABSENT,
-        f"{verdict.limit * 100:.3g}%",
+        f"{verdict.limit * 100:.4g}%",
         signed(found.sees) if found and found.sees is not None else ABSENT,
     ]
 
@@ -130,6 +133,7 @@ def check_notes(check: Check) -> Iterator[str]:
             reasons.setdefault((verdict.status, verdict.reason), []).append(name)
     for (status, reason), names in reasons.items():
         yield f"{status}: {', '.join(names)}: {reason}"
+    yield from _starved(check)
     for each in check.unmatched:
         yield f"not compared: {row_name(each.point, each.label)}: {each.reason}"
     criteria = check.criteria
@@ -146,16 +150,29 @@ def check_notes(check: Check) -> Iterator[str]:
     yield f"kernel: {new}" + (", as the baseline" if old == new else f" against {old}")
 
 
+def _starved(check: Check) -> Iterator[str]:
+    """Say which rows have fewer rounds than were run, of rows that were compared for all that."""
+    said: dict[str, None] = {}
+    for pair in (verdict.pair for verdict in check.verdicts if isinstance(verdict, Compared)):
+        for side, runs in (("result", pair.new), ("baseline", pair.baseline)):
+            for why in filter(None, (why_busy(run, pair.spec) for run in runs)):
+                said[f"starved in the {side}: {row_name(pair.point, pair.label)}: {why}"] = None
+    yield from said
+
+
 def _meanings(check: Check) -> Iterator[str]:
     """Yield what the verdicts mean, what alpha holds for, and what it does not."""
     tests = sum(getattr(v, "numbers", None) is not None for v in check.verdicts)
-    own = "".join(f", {name} {alpha:g}" for name, alpha in check.criteria.alphas.items())
+    criteria, judged = check.criteria, {v.metric for v in check.verdicts if v.metric}
+    own = [alpha for name, alpha in criteria.alphas.items() if name in judged]
+    rest = [criteria.alpha] if judged - {*criteria.alphas} else []
+    alpha = math.fsum([*rest, *own])
     unit = check.unit
     test = "signed-rank" if unit == "pair" else "Mann-Whitney"
     yield (
         "worse, better: beyond the limit as measured, and not by chance: where nothing changed at "
         f"all, a check of {tests} tests like this one turns red with a probability of at most "
-        f"{check.criteria.alpha:g}{own} (exact {test} tests of {unit}s, Holm). A change "
+        f"{alpha:g} (exact {test} tests of {unit}s, Holm). A change "
         "just within its limit may be measured beyond it, and turn red."
     )
     yield (

@@ -105,7 +105,7 @@ def format_check(check: Check, kind: str, room: int = MAX_COLUMNS) -> str:
                 "alpha": check.criteria.alpha,
                 "alphas": dict(check.criteria.alphas),
                 "normalised": check.criteria.normalise,
-                "permuted": check.unit,
+                "unit": check.unit,
                 "baseline_kernels": check.baseline_kernels,
                 "new_kernels": check.new_kernels,
                 "rows": rows,
@@ -162,7 +162,7 @@ def _spread(name: str, found: Summary | None) -> dict[str, object]:
 
 
 def _check_rows(check: Check) -> Iterator[dict[str, object]]:
-    first_limit = next(iter(check.criteria.judged.values()))
+    limits = {judged.name: limit for judged, limit in check.criteria.judged.items()}
     for verdict in check.verdicts:
         found = getattr(verdict, "numbers", None)
         yield {
@@ -173,7 +173,7 @@ def _check_rows(check: Check) -> Iterator[dict[str, object]]:
             "pager": verdict.pair.spec,
             "label": verdict.pair.label,
             "metric": verdict.metric,
-            "limit": getattr(verdict, "limit", first_limit),
+            "limit": limits.get(verdict.metric),
             **{name: getattr(found, name, None) for name in _NUMBERS},
             **{name: getattr(verdict, name, None) for name in _ADJUSTED},
             "baseline_n": found.baseline_n if found else 0,

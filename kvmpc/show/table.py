@@ -49,7 +49,10 @@ def format_table(reading: Reading, room: int = MAX_COLUMNS) -> str:
     Each point of a sweep has a line that names the options by which it differs, and then its rows;
     each note is given once. Where `room` is too narrow for all columns, they stand in blocks.
     """
-    notes = (textwrap.fill(note, room, subsequent_indent="  ") for note in notes_of(reading))
+    notes = (
+        textwrap.fill(note, room, subsequent_indent="  ", break_on_hyphens=False)
+        for note in notes_of(reading)
+    )
     return "\n".join([*_table(reading.points, room), "", *notes]) + "\n"
 
 

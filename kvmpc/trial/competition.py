@@ -89,7 +89,7 @@ class Competition:
         vcpus = len(self._rig.vcpus)
         of_vcpus, of_readers = _waited_ns(times[:vcpus]), _waited_ns(times[vcpus:])
         found = {
-            LOST.key: share,
+            LOST.key: share if all(thread.known for thread in threads) else None,
             WAIT_VCPUS.key: None if of_vcpus is None else sum(of_vcpus) / 1e9,
             WAIT_READERS.key: None if of_readers is None else sum(of_readers) / 1e9,
             OTHERS.key: _sum(group.others_s for group in groups),

@@ -62,6 +62,11 @@ class Thread:
     slept: int = 0
 
     @property
+    def known(self) -> bool:
+        """Whether anything is known of its waiting."""
+        return self.waited_s is not None or not self.slept
+
+    @property
     def wait_s(self) -> float:
         """What it waited for a CPU; the least it can be where that is not known."""
         most = max(0.0, self.span_s - self.ran_s)

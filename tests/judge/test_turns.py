@@ -205,7 +205,7 @@ def test_facts_that_differ_are_told_and_not_refused(make_sides: Sides) -> None:
     assert "signed-rank tests of pairs" in notes
     assert "an order that was drawn" in notes
     document = json.loads(format_check(found, "json"))
-    assert document["permuted"] == "pair"
+    assert document["unit"] == "pair"
     assert document["differing"] == [
         {"field": "memory.thp_enabled", "baseline": "always", "new": "never"}
     ]
