@@ -22,6 +22,7 @@ __all__ = [
     "parse_counts",
     "parse_duration_ns",
     "parse_size_bytes",
+    "write_duration",
 ]
 
 KIB = 1 << 10
@@ -106,6 +107,14 @@ def format_ns(value_ns: float) -> str:
         if value_ns >= factor:
             return f"{value_ns / factor:.3g} {unit}"
     return f"{value_ns:.3g} ns"
+
+
+def write_duration(value_ns: int) -> str:
+    """Return `value_ns` in the largest unit that divides it, as `parse_duration_ns` reads it."""
+    for unit, factor in reversed(_DURATION_UNITS_NS.items()):
+        if value_ns and value_ns % factor == 0:
+            return f"{value_ns // factor}{unit}"
+    return "0"
 
 
 def format_wait(seconds: float) -> str:

@@ -15,6 +15,7 @@ from kvmpc.units import (
     parse_counts,
     parse_duration_ns,
     parse_size_bytes,
+    write_duration,
 )
 
 
@@ -155,3 +156,21 @@ def test_a_list_of_numbers_with_a_slip_is_refused(text: str) -> None:
 )
 def test_a_wait_is_told_as_people_say_it(seconds: float, text: str) -> None:
     assert format_wait(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value_ns", "text"),
+    [
+        (0, "0"),
+        (1, "1ns"),
+        (999, "999ns"),
+        (1000, "1us"),
+        (1500, "1500ns"),
+        (50_000, "50us"),
+        (1_500_000, "1500us"),
+        (10**9, "1s"),
+    ],
+)
+def test_a_duration_is_written_so_that_it_reads_back_exactly(value_ns: int, text: str) -> None:
+    assert write_duration(value_ns) == text
+    assert parse_duration_ns(text, "spin") == value_ns

@@ -28,6 +28,7 @@ PAGERS_HELP = """\b
 PAGER is name[,key=value...]:
   none[,host=cold|populated]
   uffd[,readers=R][,uffds=one|per-vcpu|K][,fetch=pipelined|blocking]
+      [,wait=epoll|poll|read|spin|adaptive][,spin=TIME][,drain=MESSAGES]
   exit[,uffds=one|per-vcpu|K]
 """
 

@@ -35,7 +35,7 @@ def _find() -> str:
             raise HostError(
                 "epoll_pwait2",
                 f"not offered: {describe_errno(error.errno)}",
-                either([*remedies, "use readers=1"]),
+                either([*remedies, "use readers=1 or wait=poll"]),
             ) from error
     return "offered"
 

@@ -48,13 +48,15 @@ def _refused(error: KernelError, device: KernelError | None) -> HostError:
     return HostError("userfaultfd", reason, either(remedies))
 
 
-def _open_fd() -> int:
+def _open_fd(*, blocking: bool = False) -> int:
     """Return a new userfaultfd that handles kernel-mode faults, as KVM's are.
+
+    blocking: whether a read of it waits for a message; then nothing can poll it.
 
     The device first: it needs a file permission only. Source: admin-guide/mm/userfaultfd.rst,
     "Creating a userfaultfd" (the device since Linux 6.1).
     """
-    flags = os.O_CLOEXEC | os.O_NONBLOCK
+    flags = os.O_CLOEXEC if blocking else os.O_CLOEXEC | os.O_NONBLOCK
     closed: KernelError | None = None
     try:
         device = syscalls.open_fd(DEVICE_PATH, os.O_RDWR)
@@ -109,14 +111,16 @@ FEATURE_SIGBUS: Final = Need("UFFD_FEATURE_SIGBUS", _sigbus, within=USERFAULTFD)
 
 
 class Userfaultfd:
-    """A non-blocking userfaultfd with `features` enabled and the ranges registered on it.
+    """A userfaultfd with `features` enabled and the ranges registered on it.
 
+    blocking: whether a read of it waits for a message; then poll(2) and epoll report an error of
+    it. Source: ``userfaultfd_poll`` in fs/userfaultfd.c.
     Raises: HostError when not permitted or not offered, KernelError otherwise.
     """
 
-    def __init__(self, features: int = 0) -> None:
+    def __init__(self, features: int = 0, *, blocking: bool = False) -> None:
         self._ranges: list[tuple[int, int]] = []
-        self.fd = _open_fd()
+        self.fd = _open_fd(blocking=blocking)
         try:
             _enable(self.fd, features)
         except KernelError as error:

@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 READ_MESSAGES = 16
-"""Messages that a reader takes in one read(2): it saves most polls."""
+"""Messages that a reader takes in one read(2), unless told otherwise: it saves most polls."""
 
 REPEAT_LIMIT = 1000
 """Exits in a row for one page after which a vCPU is taken to be stuck: nobody loses 1000 races."""
@@ -232,7 +232,8 @@ READER_FIELDS = (
     F("poll_events", u32, "bits", "in", "struct pollfd: events (low half), revents (high half)"),
     F("epoll_event", u64, "bits", "scratch", "struct epoll_event"),
     F("epoll_data", u64, "bits", "scratch", "struct epoll_event, its end"),
-    F("messages", u64, "hva", "in", "buffer of READ_MESSAGES struct uffd_msg"),
+    F("messages", u64, "hva", "in", "buffer of read_bytes for struct uffd_msg"),
+    F("read_bytes", u64, "bytes", "in", "length of a read: as many messages as it takes at once"),
     F("next", u64, "hva", "out", "first message not handled yet"),
     F("end", u64, "hva", "out", "behind the last message read"),
     F("queue", u64, "hva", "in", "ring of PendingRecord: pages on their way"),
@@ -243,10 +244,14 @@ READER_FIELDS = (
     F("reads", u64, "calls", "count", "read(2) calls"),
     F("reads_empty", u64, "calls", "count", "of these, found no message (EAGAIN)"),
     F("received", u64, "messages", "count", "page-fault messages"),
-    F("polls", u64, "calls", "count", "waits for a message"),
+    F("polls", u64, "calls", "count", "ppoll and epoll_pwait2 calls, which wait for a message"),
     F("wakeups", u64, "calls", "count", "of these, ended because of a message"),
     F("wakeups_empty", u64, "calls", "count", "of these, another reader had taken it"),
     F("woken", u64, "flag", "scratch", "the next read follows a wake-up"),
+    F("spins", u64, "looks", "count", "looks for a message without sleeping before them"),
+    F("spin_cycles", u64, "TSC cycles", "in", "wait=adaptive: how long it spins before it sleeps"),
+    F("spin_until", u64, "TSC cycles", "scratch", "host TSC when this spin ends"),
+    F("spin_work", u64, "messages", "scratch", "received and fetches when this spin began"),
 )
 
 PENDING_FIELDS = (
@@ -415,7 +420,6 @@ def host_symbols(unit_bytes: int = PAGE_BYTES) -> Symbols:
                 constants[name.upper()] = value
     constants |= {
         **unit_constants(unit_bytes),
-        "READ_BYTES": READ_MESSAGES * ctypes.sizeof(userfaultfd.uffd_msg),
         "UFFD_MSG_BYTES": ctypes.sizeof(userfaultfd.uffd_msg),
         "PENDING_BYTES": ctypes.sizeof(PendingRecord),
         "REPEAT_LIMIT": REPEAT_LIMIT,

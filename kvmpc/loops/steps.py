@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-__all__ = ["InstallStep", "Steps"]
+__all__ = ["InstallStep", "Steps", "Wait"]
 
 Fetch = Literal["fetch_now", "fetch_sleep", "fetch_now_noted", "fetch_sleep_noted"]
 Stage = Literal["stage_tags", "stage_stamped", "stage_stamped_later"]
@@ -20,7 +20,14 @@ Lost = Literal["lost_drop", "lost_wait"]
 Wake = Literal["wake_range", "wake_losers"]
 Take = Literal["take_now", "take_later"]
 InstallDue = Literal["due_none", "due_installs"]
-Wait = Literal["wait_poll", "wait_epoll"]
+Wait = Literal[
+    "wait_poll",
+    "wait_epoll",
+    "wait_read",
+    "wait_spin",
+    "wait_adaptive_poll",
+    "wait_adaptive_epoll",
+]
 
 _NOTED: Final[Mapping[Fetch, Fetch]] = {
     "fetch_now": "fetch_now_noted",

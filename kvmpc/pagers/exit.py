@@ -64,7 +64,8 @@ class ExitPager(Pager):
         return Sharing(uffds=self.uffds, install=COPY, features=features)
 
     def check(self, work: Work) -> None:
-        """Refuse shares of less than a page. Raises: UsageError."""
+        """Refuse shares of less than a page as well. Raises: UsageError."""
+        super().check(work)
         self.sharing.check(self.spec, work)
 
     @property

@@ -10,13 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kvmpc.errors import UsageError
 from kvmpc.loops.records import FillRecord
 from kvmpc.pagers.pager import Pager, Scene, Supply
 from kvmpc.pagers.spec import Key, choice
 from kvmpc.vm.contents import part_fields
 from kvmpc.work.tags import ZERO, TagRule
-from kvmpc.work.work import Work
 
 __all__ = ["NonePager"]
 
@@ -35,16 +33,6 @@ class NonePager(Pager):
     def starts_empty(self) -> bool:
         """Populated memory is filled before the gate."""
         return self.host == "cold"
-
-    def check(self, work: Work) -> None:
-        """Refuse cold reads: the one shared zero page would answer all of them."""
-        if self.host == "cold" and work.access == "read":
-            raise UsageError(
-                "--access read with none,host=cold",
-                "read",
-                "--access write, or none,host=populated: the kernel answers reads of untouched "
-                "memory with one shared zero page, so nothing would be paged in",
-            )
 
     def tags(self, seed: int) -> TagRule:
         """Return zeros for cold memory: nobody has written to it."""

@@ -18,6 +18,7 @@ from kvmpc.kernel.need import Need
 from kvmpc.loops.program import NativeProgram, load
 from kvmpc.loops.records import ReaderRecord, ResolverRecord, Return, SharedRecord, VcpuRecord
 from kvmpc.loops.steps import Steps
+from kvmpc.pagers.rules import refuse_clash
 from kvmpc.pagers.spec import Key
 from kvmpc.sources.choice import source_of
 from kvmpc.vm.bitmap import MissingBitmap
@@ -151,6 +152,7 @@ class Pager:
 
     def check(self, work: Work) -> None:
         """Refuse what cannot be measured on this work. Raises: UsageError."""
+        refuse_clash(self.name, self.values, work)
 
     @property
     def needs(self) -> tuple[Need, ...]:

@@ -26,12 +26,13 @@ class Sharing:
     """How a pager shares data memory out to userfaultfds.
 
     uffds: how many; None = one per vCPU. install: how pages are installed through them.
-    features: theirs, ``UFFD_FEATURE_*``.
+    features: theirs, ``UFFD_FEATURE_*``. blocking: whether a read of one waits for a message.
     """
 
     uffds: int | None
     install: Install
     features: int = 0
+    blocking: bool = False
 
     def count(self, work: Work) -> int:
         """Return how many userfaultfds this is for `work`."""
@@ -63,7 +64,7 @@ class UffdShares:
         work, memory = scene.work, scene.memory
         try:
             for first, pages in shares(work.total_pages, sharing.count(work)):
-                uffd = Userfaultfd(sharing.features)
+                uffd = Userfaultfd(sharing.features, blocking=sharing.blocking)
                 self.uffds.append(uffd)
                 uffd.register(
                     memory.hva_of_page(first),

@@ -10,13 +10,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvmpc.errors import UsageError
+from kvmpc.units import parse_duration_ns, write_duration
 
-__all__ = ["MAX_UFFDS", "Key", "choice", "number", "parse_options", "uffds_key", "uffds_text"]
+__all__ = [
+    "DEFAULT_SPIN",
+    "MAX_UFFDS",
+    "Key",
+    "choice",
+    "duration",
+    "number",
+    "parse_options",
+    "uffds_key",
+    "uffds_text",
+]
 
 OPTION = "PAGER"
 
 PER_VCPU = "per-vcpu"
 MAX_UFFDS = 4096
+
+DEFAULT_SPIN = "50us"
+"""How long ``wait=adaptive`` spins: some times what it takes to wake a reader that sleeps."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,22 @@ def _whole(text: str, low: int, high: int) -> int:
 def number(low: int, high: int, default: int) -> Key:
     """A key with a whole number from `low` to `high`."""
     return Key(f"{low} to {high}", str(default), lambda text: _whole(text, low, high))
+
+
+def duration(low: str, high: str, default: str) -> Key:
+    """A key with a duration from `low` to `high`, in nanoseconds once it is read."""
+    lowest, highest = parse_duration_ns(low, OPTION), parse_duration_ns(high, OPTION)
+
+    def parse(text: str) -> int:
+        try:
+            found = parse_duration_ns(text, OPTION)
+        except UsageError:
+            raise ValueError(text) from None
+        if not lowest <= found <= highest:
+            raise ValueError(text)
+        return found
+
+    return Key(f"{low} to {high}", default, parse, write_duration)
 
 
 def uffds_key() -> Key:

@@ -14,8 +14,9 @@ from kvmpc.pagers import DEFAULT_COMPARE, PAGERS, parse_pager
 from kvmpc.run.axes import AXES, SCALARS
 from kvmpc.show.formats import KINDS
 
-_LETTERS = {"readers": "R", "uffds": "K"}
-"""Keys that take a number, and the letter that stands for it."""
+_LETTERS = {"readers": ("R", "3"), "uffds": ("K", "3"), "spin": ("TIME", "3us")}
+_LETTERS |= {"drain": ("MESSAGES", "3")}
+"""Keys that take a number, what stands for it, and one that can be given."""
 
 _TOLD_BY_LABEL = {"provider"}
 """Keys that a user gives as part of the name, ``exit(sigbus)``, if at all."""
@@ -48,7 +49,7 @@ def test_every_published_shape_can_be_asked_for() -> None:
 
 def _grammar() -> dict[str, dict[str, list[str]]]:
     """Return pager -> key -> values, as help has them."""
-    lines = PAGERS_HELP.splitlines()[2:]
+    lines = re.sub(r"\n {3,}", "", PAGERS_HELP).splitlines()[2:]
     return {
         line.strip().partition("[")[0]: {
             key: values.split("|") for key, values in re.findall(r"\[,(\w+)=([^]]+)\]", line)
@@ -66,10 +67,10 @@ def test_help_has_every_pager_with_its_keys() -> None:
 def test_every_value_in_help_can_be_given_and_the_words_are_all_there_are() -> None:
     for name, keys in _grammar().items():
         for key, values in keys.items():
-            letter = _LETTERS.get(key)
+            letter, number = _LETTERS.get(key, (None, None))
             assert (letter in values) == (letter is not None)
             words = [value for value in values if value != letter]
-            for value in [*words, *["3"] * (letter is not None)]:
+            for value in [*words, *filter(None, [number])]:
                 assert parse_pager(f"{name},{key}={value}").name == name
             allowed = PAGERS[name].keys[key].allowed
             assert set(re.findall(r"[a-z-]{3,}", allowed)) == set(words)

@@ -38,7 +38,7 @@ from kvmpc.loops.records import (
     host_symbols,
 )
 from kvmpc.loops.stamps import STAMPS
-from kvmpc.loops.steps import Steps
+from kvmpc.loops.steps import Steps, Wait
 from kvmpc.units import PAGE_BYTES
 from kvmpc.vm.bitmap import MissingBitmap
 from kvmpc.vm.memory import DATA_GPA
@@ -67,10 +67,19 @@ _PLAIN = {
     "exit": _EXIT,
     "exit+delay": replace(_EXIT, fetch="fetch_sleep"),
 }
+_WAITS: Mapping[str, Wait] = {
+    "epoll": "wait_epoll",
+    "read": "wait_read",
+    "spin": "wait_spin",
+    "adaptive": "wait_adaptive_poll",
+    "adaptive+epoll": "wait_adaptive_epoll",
+}
 _PLAIN |= {
-    f"{name}+epoll": replace(steps, wait="wait_epoll")
+    f"{name}+{words}": replace(steps, wait=wait)
     for name, steps in _PLAIN.items()
-    if not name.startswith("exit")
+    for words, wait in _WAITS.items()
+    # A reader asleep in read(2) does not wake for a page that is due.
+    if not name.startswith("exit") and (name, words) != ("pipelined", "read")
 }
 
 STEPS: Mapping[str, Steps] = _PLAIN | {f"{n}+split": s.stamped() for n, s in _PLAIN.items()}
@@ -450,8 +459,7 @@ class ScriptedKernel:
         self, record: ReaderRecord, reply: int, do: Callable[[], None] | None = None
     ) -> None:
         """Expect a read of the userfaultfd that answers `reply`."""
-        size = READ_MESSAGES * ctypes.sizeof(uffd_abi.uffd_msg)
-        self.expect("read", record.uffd, record.messages, size, reply=reply, do=do)
+        self.expect("read", record.uffd, record.messages, record.read_bytes, reply=reply, do=do)
 
     def poll(
         self,
@@ -617,8 +625,8 @@ class Setting:
         self._equip(record)
         record.uffd = record.poll_fd = self.fds[0]
         record.poll_events, record.epoll = poll.POLLIN, epoll
-        size = READ_MESSAGES * ctypes.sizeof(uffd_abi.uffd_msg)
-        record.messages = record.next = record.end = self._room(size)
+        record.read_bytes = READ_MESSAGES * ctypes.sizeof(uffd_abi.uffd_msg)
+        record.messages = record.next = record.end = self._room(record.read_bytes)
         record.queue = self._room(ring * ctypes.sizeof(PendingRecord))
         record.queue_mask = ring - 1
         record.start_ns, record.timeout_ns = 1, _JUNK_WORD

@@ -40,6 +40,18 @@ GUESTS = pytest.mark.parametrize(
 )
 
 
+WAITS = {
+    "wait=poll": "",
+    "readers=2,wait=poll": "",
+    "wait=read": "+read",
+    "readers=2,wait=read": "+read",
+    "wait=spin": "+spin",
+    "readers=2,wait=spin": "+spin",
+    "wait=adaptive": "+adaptive",
+    "readers=2,wait=adaptive": "+adaptive+epoll",
+}
+"""How readers wait, by the keys of `uffd`, and what names that build."""
+
 LinkedSteps = Callable[..., Steps]
 
 
@@ -86,6 +98,16 @@ def test_the_builds_tested_here_are_those_that_pagers_ask_for(linked_steps: Link
         ("uffd,readers=2", 0): "uffd+epoll",
         ("uffd,readers=3,fetch=blocking", 9): "uffd+delay+epoll",
         ("uffd,readers=2,uffds=2", 9): "pipelined+epoll",
+        **{
+            (f"uffd,{keys}{fetch}", delay_ns): f"{name}{words}"
+            for keys, words in WAITS.items()
+            for fetch, delay_ns, name in (
+                ("", 0, "uffd"),
+                (",fetch=blocking", 9, "uffd+delay"),
+                ("", 9, "pipelined"),
+            )
+            if (words, name) != ("+read", "pipelined")
+        },
         ("exit", 0): "exit",
         ("exit,uffds=2", 9): "exit+delay",
     }

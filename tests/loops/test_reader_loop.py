@@ -300,6 +300,139 @@ def test_a_wait_that_fails_is_named(
     assert counts(record) == {"reads": 1, "reads_empty": 1, "polls": 1, "returns": 1}
 
 
+# --- other ways to wait ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("messages", [1, 3, 1000])
+def test_a_read_takes_as_many_messages_as_it_is_told_to(
+    kernel: ScriptedKernel, setting: Setting, messages: int
+) -> None:
+    record = setting.reader()
+    record.read_bytes = messages * ctypes.sizeof(uffd_abi.uffd_msg)
+    kernel.expect("read", record.uffd, record.messages, 32 * messages, reply=-errno.EAGAIN)
+    kernel.poll_until_stop(record)
+    assert run(kernel, record) == Return.STOPPED
+
+
+def test_a_read_that_blocks_is_all_the_waiting_there_is(
+    kernel: ScriptedKernel, setting: Setting
+) -> None:
+    record = setting.reader()
+    for page in (4, 2):
+        kernel.read(record, setting.message(page))
+        kernel.copy(setting, record, page)
+    stop(kernel, record)
+    assert run(kernel, record, "uffd+read") == Return.STOPPED
+    assert counts(record) == {
+        "reads": 3,
+        "received": 2,
+        "fetches": 2,
+        "installs": 2,
+        "interrupts": 1,
+        "returns": 1,
+    }
+
+
+def test_a_read_that_should_block_and_finds_nothing_is_no_reason_to_spin(
+    kernel: ScriptedKernel, setting: Setting
+) -> None:
+    record = setting.reader()
+    kernel.read(record)
+    assert run(kernel, record, "uffd+read") == Return.FAILED
+    assert failure(record) == (Call.READ, errno.EAGAIN)
+
+
+def test_a_reader_that_spins_reads_until_there_is_a_message(
+    kernel: ScriptedKernel, setting: Setting
+) -> None:
+    record = setting.reader()
+    setting.shared.gate = 1
+    for page in (4, 2):
+        for _ in range(3):
+            kernel.read(record)
+        kernel.read(record, setting.message(page))
+        kernel.copy(setting, record, page)
+    kernel.read_error(record, -errno.EAGAIN, lambda: setattr(record, "stop", 1))
+    assert run(kernel, record, "uffd+spin") == Return.STOPPED
+    assert counts(record) == {
+        "reads": 9,
+        "reads_empty": 7,
+        "spins": 7,
+        "received": 2,
+        "fetches": 2,
+        "installs": 2,
+        "returns": 1,
+    }
+
+
+def test_a_reader_that_spins_sleeps_as_long_as_the_gate_is_closed(
+    kernel: ScriptedKernel, setting: Setting
+) -> None:
+    record = setting.reader()
+    kernel.read(record)
+    kernel.poll(record, do=lambda: setattr(setting.shared, "gate", 1))
+    kernel.read(record, setting.message(4))
+    kernel.copy(setting, record, 4)
+    kernel.read(record)
+    stop(kernel, record)
+    assert run(kernel, record, "uffd+spin") == Return.STOPPED
+    assert (record.polls, record.wakeups, record.wakeups_empty, record.spins) == (1, 1, 0, 1)
+
+
+@EPOLLS
+def test_an_adaptive_reader_spins_for_a_time_and_then_sleeps(
+    kernel: ScriptedKernel, setting: Setting, epoll: int
+) -> None:
+    record = setting.reader(epoll=epoll)
+    record.spin_cycles = FAR
+    kernel.read(record)
+    kernel.poll(record)  # nothing is done yet that it could spin after
+    before = tsc()
+    for page in (4, 2):
+        kernel.read(record, setting.message(page))
+        kernel.copy(setting, record, page)
+        kernel.read(record)
+        kernel.read(record)
+        kernel.read_error(record, -errno.EAGAIN, lambda: check_spin(record, before))
+        kernel.poll(record, reply=-errno.EINTR)
+    kernel.read(record)  # and no spin after a sleep that nothing came of
+    kernel.poll_until_stop(record)
+    assert run(kernel, record, "uffd+adaptive") == Return.STOPPED
+    assert counts(record) == {
+        "reads": 10,
+        "reads_empty": 8,
+        "spins": 4,
+        "polls": 4,
+        "wakeups": 1,
+        "received": 2,
+        "fetches": 2,
+        "installs": 2,
+        "interrupts": 3,
+        "returns": 1,
+    }
+
+
+def check_spin(record: ReaderRecord, before: int) -> None:
+    """Check when the spin ends, and let it end now."""
+    assert before + FAR < record.spin_until < tsc() + FAR
+    record.spin_until = 0
+
+
+@EPOLLS
+def test_an_adaptive_reader_that_may_not_spin_sleeps_at_once(
+    kernel: ScriptedKernel, setting: Setting, epoll: int
+) -> None:
+    record = setting.reader(epoll=epoll)
+    kernel.read(record, setting.message(4))
+    kernel.copy(setting, record, 4)
+    kernel.read(record)
+    kernel.poll(record)
+    kernel.read(record)
+    kernel.poll_until_stop(record)
+    assert run(kernel, record, "uffd+adaptive") == Return.STOPPED
+    assert (record.polls, record.wakeups, record.wakeups_empty, record.spins) == (2, 1, 1, 0)
+
+
 # --- pipelined ---------------------------------------------------------------------------------
 # No script sets the TSC. A page whose fetch takes no time is due as soon as it is looked at, one
 # with FAR to go never is, until a test lets it come in.
@@ -364,6 +497,45 @@ def test_pages_are_installed_in_order_once_they_come_in_while_the_reader_reads_o
         "interrupts": 1,
         "returns": 1,
     }
+
+
+def test_a_reader_that_spins_installs_what_comes_in_meanwhile(
+    kernel: ScriptedKernel, setting: Setting
+) -> None:
+    record = delayed(setting)
+    setting.shared.gate = 1
+    kernel.read(record, setting.message(9))
+    kernel.read(record)
+    kernel.read_error(record, -errno.EAGAIN, lambda: come_in(record, 0))
+    kernel.copy(setting, record, 9)
+    kernel.read(record)
+    stop(kernel, record)
+    assert run(kernel, record, "pipelined+spin") == Return.STOPPED
+    assert setting.present() == {9}
+    assert (record.spins, record.polls) == (3, 0)
+
+
+@EPOLLS
+def test_an_adaptive_reader_sleeps_until_a_page_is_due_and_spins_again_after_it(
+    kernel: ScriptedKernel, setting: Setting, epoll: int
+) -> None:
+    record = delayed(setting, epoll=epoll)
+    record.spin_cycles = FAR
+
+    def spin_ends() -> None:
+        record.spin_until = 0
+
+    kernel.read(record, setting.message(9))
+    kernel.read(record)
+    kernel.read_error(record, -errno.EAGAIN, spin_ends)
+    kernel.poll(record, timed=True, reply=0, do=lambda: come_in(record, 0))
+    kernel.copy(setting, record, 9)
+    kernel.read(record)
+    kernel.read_error(record, -errno.EAGAIN, spin_ends)
+    kernel.poll_until_stop(record)
+    assert run(kernel, record, "pipelined+adaptive") == Return.STOPPED
+    assert setting.present() == {9}
+    assert (record.spins, record.polls, record.wakeups) == (2, 2, 0)
 
 
 def test_a_page_is_due_one_delay_after_its_claim_and_the_wait_lasts_until_then(

@@ -29,6 +29,12 @@ def make_work(vcpus: int = 3, pages: int = 23, **options: object) -> Work:
         ("uffd,readers=03", "uffd,readers=3"),
         ("uffd,fetch=blocking,uffds=3,readers=3", "uffd,readers=3,uffds=3,fetch=blocking"),
         (" uffd, readers = 3 ", "uffd,readers=3"),
+        ("uffd,wait=epoll,spin=50us,drain=16", "uffd"),
+        ("uffd,drain=1,wait=poll,readers=3", "uffd,readers=3,wait=poll,drain=1"),
+        ("uffd,spin=0.05ms,wait=adaptive", "uffd,wait=adaptive"),
+        ("uffd,wait=adaptive,spin=1.5ms", "uffd,wait=adaptive,spin=1500us"),
+        ("uffd,wait=adaptive,spin=20000ns", "uffd,wait=adaptive,spin=20us"),
+        ("uffd,wait=adaptive,spin=1234ns", "uffd,wait=adaptive,spin=1234ns"),
         ("exit", "exit"),
         ("exit,provider=sigbus", "exit"),
         ("exit,uffds=3", "exit,uffds=3"),
@@ -42,6 +48,9 @@ def test_a_spec_is_written_back_with_its_keys_in_order_and_no_defaults(
     assert parse_pager(pager.spec) == pager
 
 
+WAITS = ("epoll", "poll", "read", "spin", "adaptive")
+
+
 def _all_specs() -> list[str]:
     uffds = ["one", "per-vcpu", "3", "4096"]
     return [
@@ -52,6 +61,12 @@ def _all_specs() -> list[str]:
                 (1, 3, 1024), uffds, ("pipelined", "blocking")
             )
         ),
+        *(
+            f"uffd,readers={readers},wait={wait},drain={drain}"
+            for readers, wait, drain in itertools.product((1, 3), WAITS, (1, 16, 1024))
+            if wait != "epoll"
+        ),
+        *(f"uffd,wait=adaptive,spin={spin}" for spin in ("1us", "1s", "1500ns")),
         *(f"exit,uffds={count}" for count in uffds),
     ]
 
@@ -93,7 +108,7 @@ def test_an_exit_pager_is_always_shown_with_its_provider(spec: str, label: str) 
         ("exit(magic)", "exit(magic)", "none, uffd, exit"),
         ("none(sigbus)", "none(sigbus)", "none, uffd, exit"),
         ("exit(sigbus)x", "exit(sigbus)x", "none, uffd, exit"),
-        ("uffd,", "", "key=value with a key of uffd: readers, uffds, fetch"),
+        ("uffd,", "", "key=value with a key of uffd: readers, uffds, fetch, wait, spin, drain"),
         ("uffd,readers", "readers", "key=value with a key of uffd: readers, uffds, fetch"),
         ("uffd,speed=3", "speed=3", "key=value with a key of uffd: readers, uffds, fetch"),
         ("uffd,provider=sigbus", "provider=sigbus", "a key of uffd: readers, uffds, fetch"),
@@ -112,6 +127,18 @@ def test_an_exit_pager_is_always_shown_with_its_provider(spec: str, label: str) 
         ("exit,uffds=4097", "uffds=4097", "uffds=one, per-vcpu, or 1 to 4096"),
         ("exit,uffds=all", "uffds=all", "uffds=one, per-vcpu, or 1 to 4096"),
         ("uffd,fetch=eager", "fetch=eager", "fetch=pipelined or blocking"),
+        ("uffd,wait=sleep", "wait=sleep", "wait=epoll or poll or read or spin or adaptive"),
+        ("uffd,wait=", "wait=", "wait=epoll or poll or read or spin or adaptive"),
+        ("uffd,wait=spin,wait=spin", "wait=spin", "wait once"),
+        ("uffd,wait=adaptive,spin=20", "spin=20", "spin=1us to 1s"),
+        ("uffd,wait=adaptive,spin=0", "spin=0", "spin=1us to 1s"),
+        ("uffd,wait=adaptive,spin=999ns", "spin=999ns", "spin=1us to 1s"),
+        ("uffd,wait=adaptive,spin=1001ms", "spin=1001ms", "spin=1us to 1s"),
+        ("uffd,wait=adaptive,spin=-1us", "spin=-1us", "spin=1us to 1s"),
+        ("uffd,wait=adaptive,spin=nan", "spin=nan", "spin=1us to 1s"),
+        ("uffd,drain=0", "drain=0", "drain=1 to 1024"),
+        ("uffd,drain=1025", "drain=1025", "drain=1 to 1024"),
+        ("exit,wait=spin", "wait=spin", "key=value with a key of exit: uffds, provider"),
         ("none,host=warm", "host=warm", "host=cold or populated"),
         ("exit,provider=magic", "provider=magic", "provider=sigbus"),
     ],
@@ -162,6 +189,9 @@ def test_a_share_of_less_than_a_page_is_refused(name: str) -> None:
         ("uffd,readers=3", 3, 1 + 3),
         ("uffd,uffds=per-vcpu", 5, 5),
         ("uffd,readers=2,uffds=per-vcpu", 10, 5 + 10),
+        ("uffd,readers=3,wait=adaptive", 3, 1 + 3),
+        ("uffd,wait=adaptive", 1, 1),
+        *((f"uffd,readers=3,wait={wait}", 3, 1) for wait in ("poll", "read", "spin")),
     ],
 )
 def test_a_pager_tells_how_many_threads_and_descriptors_it_takes(

@@ -56,7 +56,7 @@ reader_loop:
     inc qword ptr [rbx + reader.reads]
     mov edi, [rbx + reader.uffd]
     mov rsi, [rbx + reader.messages]
-    mov edx, READ_BYTES
+    mov rdx, [rbx + reader.read_bytes]
     mov eax, SYS_READ
     SYSCALL
     cmp eax, 0
@@ -90,12 +90,11 @@ reader_loop:
     mov rax, [rbx + reader.woken]
     add [rbx + reader.wakeups_empty], rax
     mov qword ptr [rbx + reader.woken], 0
-    inc qword ptr [rbx + reader.polls]
     call wait
     cmp eax, -EINTR
     je .interrupted
     cmp eax, 0
-    je .again                               ; a page is due
+    je .again                               ; a page may be due
     jl .failed
     inc qword ptr [rbx + reader.wakeups]
     mov qword ptr [rbx + reader.woken], 1
