@@ -118,6 +118,8 @@ def _join(
 ) -> None:
     """Wait until every vCPU has its pages, then for its further passes, without readers."""
     watchdog.wait("done", len(rig.vcpus), rig.timeline)
+    for reader in rig.readers:
+        reader.record.stop = 1  # first of all: one that spins runs until it sees this
     competition.end()
     if recorder is not None:
         recorder.end(_windows(rig))
