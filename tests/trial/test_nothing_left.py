@@ -33,6 +33,8 @@ SPECS = (
     "uffd",
     "uffd,readers=3",
     "uffd,readers=2,uffds=per-vcpu",
+    "uffd,readers=3,wait=read",
+    "uffd,readers=2,wait=spin",
     "exit",
     "exit,uffds=per-vcpu",
 )
