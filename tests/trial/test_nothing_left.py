@@ -33,11 +33,14 @@ SPECS = (
     "uffd",
     "uffd,readers=3",
     "uffd,readers=2,uffds=per-vcpu",
+    "uffd,readers=3,wait=poll",
     "uffd,readers=3,wait=read",
     "uffd,readers=2,wait=spin",
+    "uffd,readers=3,wait=adaptive",
     "exit",
     "exit,uffds=per-vcpu",
 )
+"""As many as have no divisor in common with the number of ends: so each meets each."""
 
 
 @pytest.fixture
