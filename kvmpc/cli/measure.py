@@ -42,8 +42,9 @@ Examples:
 def compare(pagers: tuple[str, ...], **options: Any) -> None:
     """Measure several pagers on the same guest, side by side.
 
-    Without PAGER: none, uffd, uffd,uffds=per-vcpu, exit, exit,uffds=per-vcpu. Ratios refer to the
-    first pager that fetches.
+    Without PAGER: none, uffd, uffd,uffds=per-vcpu, exit, exit,uffds=per-vcpu; the third with as
+    many userfaultfds as CPUs are spare, and wait=adaptive, if there are enough for the vCPUs.
+    Ratios refer to the first pager that fetches.
     """
     _measure_options(pagers, options)
 

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from kvmpc.errors import UsageError
+from kvmpc.host.files import Cgroups
 from kvmpc.host.headroom import allowed_cpus
-from kvmpc.pagers import DEFAULT_COMPARE, Pager, parse_pager
+from kvmpc.pagers import Pager, parse_pager
 from kvmpc.run.axes import choices_of, work_of
+from kvmpc.run.defaults import default_pagers
 from kvmpc.units import parse_counts
 from kvmpc.work.work import Work
 
@@ -97,14 +99,6 @@ class Plan:
         return tuple({p.spec: p for point in self.points for p in point.pagers}.values())
 
 
-def _default_pagers(access: object) -> tuple[str, ...]:
-    """Return what `compare` measures unless told."""
-    if access == "read":
-        # Untouched memory reads as the one shared zero page: nothing would be paged in.
-        return ("none,host=populated", *DEFAULT_COMPARE[1:])
-    return DEFAULT_COMPARE
-
-
 def _expand_pager(spec: str) -> list[Pager]:
     """Return the pagers of a spec in which a number may be a range: ``uffd,readers=1-160:x2``.
 
@@ -137,13 +131,18 @@ class Grid:
         """Return how many points it has."""
         return math.prod(len(values) for values in self.axes.values())
 
-    def points(self, cpus: Sequence[int]) -> Iterable[PlannedPoint]:
-        """Yield its points, on a host where this process may use `cpus`. Raises: UsageError."""
+    def points(
+        self, cpus: Sequence[int], quota_cpus: float | None = None
+    ) -> Iterable[PlannedPoint]:
+        """Yield its points, on a host where this process may use `cpus`. Raises: UsageError.
+
+        quota_cpus: as in `default_pagers`.
+        """
         for values in itertools.product(*self.axes.values()):
-            options = dict(zip(self.axes, values, strict=True))
-            specs = self.pagers or _default_pagers(options.get("access"))
+            work = work_of(dict(zip(self.axes, values, strict=True)), cpus)
+            specs = self.pagers or default_pagers(work, cpus, quota_cpus)
             pagers = [pager for spec in specs for pager in _expand_pager(spec)]
-            yield PlannedPoint(work_of(options, cpus), tuple(pagers))
+            yield PlannedPoint(work, tuple(pagers))
 
 
 def make_plan(
@@ -169,10 +168,10 @@ def plan_of(grids: Sequence[Grid], *, confirmed: bool, **rest: Any) -> Plan:
     turns = rest.get("rounds", 1) + rest.get("warmup", 0)
     if not confirmed and points * turns > _MAX_TRIALS:
         raise UsageError("--yes", "not given", _many(points * turns))
-    cpus = allowed_cpus()
+    cpus, quota_cpus = allowed_cpus(), Cgroups().quota_cpus()
     merged: dict[Work, dict[str, Pager]] = {}
     for grid in grids:
-        for point in grid.points(cpus):
+        for point in grid.points(cpus, quota_cpus):
             merged.setdefault(point.work, {}).update({p.spec: p for p in point.pagers})
             if len({p.spec for p in point.pagers}) != len(point.pagers):
                 Plan(points=(point,), **rest)  # refuses it by name

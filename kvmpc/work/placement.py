@@ -132,6 +132,17 @@ class Placement:
             )
         return Seating([frozenset(own)] * vcpus, [frozenset(theirs)] * readers)
 
+    def spare_cpus(self, vcpus: int, allowed: Sequence[int]) -> int:
+        """Return how many CPUs readers can have that no vCPU needs, `allowed` being the process's.
+
+        As many readers as vCPUs are seated at most: more have nobody to serve.
+        """
+        seating = self.seating(vcpus, vcpus, allowed)
+        own = frozenset[int]().union(*seating.vcpus)
+        theirs = frozenset[int]().union(*seating.readers)
+        # On CPUs that both may use, those are free that are more than the vCPUs.
+        return len(theirs - own) + min(len(theirs & own), max(0, len(own) - vcpus))
+
 
 ANYWHERE: Final = Placement()
 """Nothing asked for."""

@@ -78,7 +78,7 @@ def test_every_value_in_help_can_be_given_and_the_words_are_all_there_are() -> N
 
 def test_help_names_the_pagers_that_are_compared_unless_told() -> None:
     text = " ".join((cli.commands["compare"].help or "").split())
-    assert f"Without PAGER: {', '.join(DEFAULT_COMPARE)}. " in text
+    assert f"Without PAGER: {', '.join(DEFAULT_COMPARE)}; the third " in text
 
 
 def test_every_option_of_a_plan_is_an_option_of_the_command_line() -> None:
