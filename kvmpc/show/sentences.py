@@ -18,6 +18,7 @@ from kvmpc.judge.told import Told, of_run
 from kvmpc.result.facts import Facts
 from kvmpc.result.records import Result
 from kvmpc.show.cells import MAX_COLUMNS, clean
+from kvmpc.show.waits import notes_on_waits
 from kvmpc.units import PAGE_BYTES, format_bytes, format_ns
 
 __all__ = [
@@ -89,6 +90,7 @@ def _notes(reading: Reading) -> Iterator[str]:
         yield f"question: {result.question}"
     yield work_of(result, points)
     yield host_of(result)
+    yield from notes_on_waits(points)
     shown = [row for at in points for row in at.rows if row.ok_trials]
     if any(row.pager.provider == "sigbus" for row in shown):
         yield _SIGBUS_NOTE
