@@ -167,4 +167,5 @@ def test_the_talks_experiment_has_its_vcpus_and_readers() -> None:
     assert [point.work.vcpus for point in plan.points] == steps
     assert {point.work.mem_per_vcpu_bytes for point in plan.points} == {4 << 30}
     readers = [p.spec for p in plan.points[-1].pagers if p.spec.startswith("uffd")]
-    assert readers == ["uffd", *(f"uffd,readers={n}" for n in steps[1:])]
+    polling = ["uffd,wait=poll", *(f"uffd,readers={n},wait=poll" for n in steps[1:])]
+    assert readers == ["uffd", *polling]
