@@ -180,4 +180,9 @@ def _draw_pager(of: random.Random, vcpus: int, pages: int) -> Pager:
     if of.random() < 0.5:
         return parse_pager(f"exit,uffds={uffds}")
     fetch = of.choice(("pipelined", "blocking"))
-    return parse_pager(f"uffd,uffds={uffds},readers={of.choice((1, 1, 2, 3))},fetch={fetch}")
+    # A reader asleep in read(2) does not wake for a page that comes in meanwhile.
+    waits = ["epoll", "poll", "spin", "adaptive", *["read"] * (fetch == "blocking")]
+    return parse_pager(
+        f"uffd,uffds={uffds},readers={of.choice((1, 1, 2, 3))},fetch={fetch},"
+        f"wait={of.choice(waits)},drain={of.choice((1, 16))}"
+    )

@@ -286,7 +286,9 @@ OPTIONS = {
 ARGUMENTS = (
     *(text for text in TEXTS if "\x00" not in text and "\ud800" not in text),
     *(str(number) for number in NUMBERS if number != 10**400),
-    "uffd", "exit", "none,host=populated", "uffd,readers=1-4", "sound.json", "rate=3%", "p99=off",
+    "uffd", "exit", "none,host=populated", "uffd,readers=1-4", "uffd,wait=read",
+    "uffd,wait=adaptive,spin=1us", "uffd,drain=1-4", "uffd,spin=1e99s", "sound.json",
+    "rate=3%", "p99=off",
     "rate=nan%", "cpu=1e400%", "rate=-5%", "0.5", "p99=2", "1e-400", "200us", "1.5ms", "4M", "0-3",
     "1-9:x2", "0-4000000000", "node=0", "local", "interleave", "read", "scattered",
     "kernel.release",

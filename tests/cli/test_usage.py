@@ -84,6 +84,12 @@ def test_a_bad_option_value_is_named_with_what_is_allowed(kvmpc, tiny, arguments
         ("uffd,uffds=4097", ["'uffds=4097'", "uffds=one, per-vcpu, or 1 to 4096"]),
         ("exit,uffds=all", ["'uffds=all'", "uffds=one, per-vcpu, or 1 to 4096"]),
         ("exit,provider=bitmap", ["'provider=bitmap'", "provider=sigbus"]),
+        ("uffd,wait=sleep", ["'wait=sleep'", "wait=epoll or poll or read or spin or adaptive"]),
+        ("uffd,drain=0", ["'drain=0'", "drain=1 to 1024"]),
+        ("uffd,wait=adaptive,spin=20", ["'spin=20'", "spin=1us to 1s"]),
+        ("uffd,spin=20us", ["spin=20us with wait=epoll", "'spin=20us'", "wait=adaptive"]),
+        ("uffd,wait=spin,spin=1s", ["spin=1s with wait=spin", "'spin=1s'", "wait=adaptive"]),
+        ("exit,wait=spin", ["'wait=spin'", "uffds, provider"]),
         ("uffd,fetch=lazy", ["'fetch=lazy'", "fetch=pipelined or blocking"]),
         ("none,host=warm", ["'host=warm'", "host=cold or populated"]),
         ("uffd,uffds=24", ["uffds", "'24'", "at most 23, the pages of guest memory"]),
@@ -105,6 +111,18 @@ def test_a_pager_given_twice_is_refused_however_it_is_spelled(kvmpc, tiny, pager
     assert finished.code == 2
     assert "each pager once" in finished.error
     assert f"'{pagers[0]}'" in finished.error
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+def test_a_reader_that_cannot_wake_for_a_page_is_refused_with_what_to_do_instead(
+    kvmpc, tiny, readers
+):
+    spec = f"uffd,readers={readers},wait=read"
+    finished = kvmpc("compare", spec, "exit", *tiny, "--fetch-delay", "50us")
+    assert finished.code == 2
+    assert finished.stdout == ""
+    for word in ("wait=read", "--fetch-delay", "fetch=pipelined", "fetch=blocking"):
+        assert word in finished.error
 
 
 @pytest.mark.parametrize("pager", ["none", "none,host=cold"])
