@@ -33,7 +33,8 @@ def notes_on_waits(points: Sequence[PointReading]) -> Iterator[str]:
     if shown and len(at.rows) > len(shown):
         yield from _cpus(at.result, shown)
     if not at.result.options.get("fetch_delay_ns"):  # to sleep through a fetch is a sleep as well
-        for row in shown:
+        # One that is alone with its userfaultfd is woken for it; what else it sleeps for is locks.
+        for row in (row for row in shown if row.pager.keys.get("readers") not in (None, "1")):
             yield from _wake_ups(row.label, usable_trials(at.result, row.spec))
 
 

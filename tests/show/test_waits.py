@@ -100,8 +100,9 @@ def counted(sleeps: int, brought: int) -> dict[str, int]:
 
 
 def test_wake_ups_that_found_nothing_are_told_where_they_are_many(notes: Notes) -> None:
-    herd, one = "uffd,readers=4,wait=poll", "uffd,readers=4"
-    found = notes(herd, one, counts={herd: counted(4000, 1000), one: counted(1050, 1000)})
+    herd, one, alone = "uffd,readers=4,wait=poll", "uffd,readers=4", "uffd,wait=poll"
+    counts = {herd: counted(4000, 1000), one: counted(1050, 1000), alone: counted(4000, 1000)}
+    found = notes(herd, one, alone, counts=counts)
     assert found == [
         f"{herd}: 75% of its readers' wake-ups found nothing, or ended a wait for a lock: 4 sleeps "
         "a page, 1 reads that brought messages."
@@ -122,11 +123,13 @@ def test_wake_ups_that_found_nothing_are_told_where_they_are_many(notes: Notes) 
 def test_nothing_is_said_of_wake_ups_that_nobody_counted(
     notes: Notes, counts: dict[str, int]
 ) -> None:
-    assert notes("uffd", counts={"uffd": counts}) == []
+    assert notes("uffd,readers=4", counts={"uffd,readers=4": counts}) == []
 
 
 def test_a_fetch_that_is_slept_through_is_no_wake_up_for_nothing(notes: Notes) -> None:
-    assert notes("uffd", fetch_delay_ns=1, counts={"uffd": counted(4000, 1000)}) == []
+    spec = "uffd,readers=4"
+    assert notes(spec, counts={spec: counted(4000, 1000)}) != []
+    assert notes(spec, fetch_delay_ns=1, counts={spec: counted(4000, 1000)}) == []
 
 
 def test_of_many_points_nothing_is_said(make_result: Make, make_trial: Make) -> None:
