@@ -1,4 +1,4 @@
-"""What KVM and the scheduler counted, for each page: a table, for it is of too many scales."""
+"""What KVM, the scheduler and readers counted, by page: a table, for it is of too many scales."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ from kvmpc.show.page.panels import Panel
 __all__ = ["counters"]
 
 _SWITCHES: Final = "switches_"
+
+_READERS: Final = {
+    "reads": "reads of messages",
+    "reads_empty": "reads that found none",
+    "polls": "sleeps for a message",
+    "wakeups_empty": "of these, ended by one that was taken",
+    "spins": "looks for a message instead of a sleep",
+}
+"""What the loops of readers count of their waiting."""
+
 _LEAST: Final = 0.001
 """What happens less often than once in a thousand pages to every pager is left out."""
 
@@ -44,6 +54,9 @@ def _by_page(point: Result, spec: str) -> dict[str, float]:
             for name, count in trial.counts.items()
             if name.startswith(_SWITCHES)
         }
-        for name, count in (*switches.items(), *trial.kvm_stats.items()):
+        waits = {
+            text: trial.counts[name] for name, text in _READERS.items() if name in trial.counts
+        }
+        for name, count in (*switches.items(), *waits.items(), *trial.kvm_stats.items()):
             values.setdefault(name, []).append(count / max(1, trial.expected_pages))
     return {name: median(found) or 0.0 for name, found in values.items()}

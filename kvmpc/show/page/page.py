@@ -240,7 +240,9 @@ def _panel(panel: Panel, looks: Mapping[str, Look], shapes: Sequence[str], key: 
     counted = counters(panel, shown_pagers(panel))
     if counted.rows:
         told.append(heading(panel.titled("Counters, for each page"), 4))
-        told.append(_table(counted, "KVM's own counters and context switches by page"))
+        told.append(
+            _table(counted, "Counters of KVM, context switches and waits of readers by page")
+        )
     missing = [f"{chart.title}. {chart.absent}" for chart in charts if not chart.lines]
     if missing:
         told.append(heading("Charts that this result has no data for", 4) + bullets(missing))
