@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from kvmpc.errors import HostError
+from kvmpc.host.files import Cgroups
 from kvmpc.host.headroom import (
     Limit,
     address_limits,
@@ -24,10 +25,11 @@ from kvmpc.kernel.kvm import Kvm
 from kvmpc.kernel.need import Need
 from kvmpc.pagers import Pager, parse_pager
 from kvmpc.result.records import TrialResult
+from kvmpc.run.defaults import default_pagers
 from kvmpc.run.rehearsal import NEEDS, PAGES, rehearse
 from kvmpc.trial.signals import Interrupt, interruptible
 from kvmpc.units import GIB, PAGE_BYTES, format_cpu_list
-from kvmpc.work.work import Work
+from kvmpc.work.work import MAX_VCPUS_DEFAULT, Work
 
 __all__ = ["Probed", "probe"]
 
@@ -99,6 +101,7 @@ def _limits() -> Iterator[Probed]:
     ):
         yield Probed(name, "info", "", _tightest(limits, unit))
     yield Probed("placement", "info", "", _placement())
+    yield Probed("compare", "info", "", _compared())
 
 
 def _tightest(limits: Sequence[Limit], unit: str) -> str:
@@ -120,6 +123,15 @@ def _placement() -> str:
         f"CPUs {format_cpu_list(allowed_cpus())}; "
         f"NUMA nodes {format_cpu_list(nodes) or 'none'}; CPU latency {held}"
     )
+
+
+def _compared() -> str:
+    """Tell what `compare` measures unless told: which uffd is best depends on the CPUs."""
+    cpus = allowed_cpus()
+    vcpus = min(len(cpus), MAX_VCPUS_DEFAULT)
+    work = Work(vcpus=vcpus, mem_per_vcpu_bytes=PAGES * PAGE_BYTES)
+    specs = default_pagers(work, cpus, Cgroups().quota_cpus())
+    return f"{' '.join(specs)}, with {vcpus} vCPUs, unless told otherwise"
 
 
 def _trial(name: str, pager: Pager, interrupt: Interrupt) -> Probed:

@@ -199,6 +199,11 @@ def test_probe_tells_the_same_as_json(kvmpc):
     assert checks["/dev/kvm"]["status"] == "yes"
     assert checks["trial of exit"]["needed_for"] == "exit"
     assert "23 pages verified" in checks["trial of uffd"]["detail"]
+    vcpus = min(160, len(allowed_cpus()))
+    specs = default_pagers(
+        Work(vcpus=vcpus, mem_per_vcpu_bytes=4096), allowed_cpus(), Cgroups().quota_cpus()
+    )
+    assert checks["compare"]["detail"].startswith(f"{' '.join(specs)}, with {vcpus} vCPUs")
     assert {check["status"] for check in checks.values()} <= {"yes", "info"}
 
 
