@@ -22,15 +22,21 @@ DELAY_NS = 50_000
 LONG_NS = 10**10
 
 
+VCPUS = pytest.mark.parametrize("vcpus", [1, pytest.param(8, marks=pytest.mark.large)])
+READERS = pytest.mark.parametrize("readers", [1, 4])
+EACH_WAIT = pytest.mark.parametrize("wait", WAITS)
+
+
 def _cases() -> Iterator[object]:
-    for wait, readers, vcpus in itertools.product(WAITS, (1, 4), (1, 8)):
-        yield f"uffd,readers={readers},wait={wait}", vcpus, 0
-        yield f"uffd,readers={readers},wait={wait},fetch=blocking,drain=1", vcpus, DELAY_NS
+    for wait, readers in itertools.product(WAITS, (1, 4)):
+        yield f"uffd,readers={readers},wait={wait}", 0
+        yield f"uffd,readers={readers},wait={wait},fetch=blocking,drain=1", DELAY_NS
         if wait != "read":
-            yield f"uffd,readers={readers},wait={wait},uffds=per-vcpu", vcpus, DELAY_NS
+            yield f"uffd,readers={readers},wait={wait},uffds=per-vcpu", DELAY_NS
 
 
-@pytest.mark.parametrize(("spec", "vcpus", "delay_ns"), list(_cases()))
+@VCPUS
+@pytest.mark.parametrize(("spec", "delay_ns"), list(_cases()))
 def test_every_page_comes_once_and_each_empty_read_has_been_waited_after(
     run: Run, spec: str, vcpus: int, delay_ns: int
 ) -> None:
@@ -54,6 +60,7 @@ def test_every_page_comes_once_and_each_empty_read_has_been_waited_after(
         assert counts["polls"] > 0
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("wait", ["poll", "read"])
 def test_a_message_wakes_every_reader_but_those_of_an_exclusive_epoll(run: Run, wait: str) -> None:
     """It shows in context switches only: the kernel looks again, and puts those to sleep that find
@@ -74,7 +81,7 @@ def test_a_message_wakes_every_reader_but_those_of_an_exclusive_epoll(run: Run, 
 
 
 @pytest.mark.parametrize("drain", [1, 2, 1024])
-@pytest.mark.parametrize("readers", [1, 4])
+@READERS
 def test_a_reader_takes_no_more_messages_at_once_than_it_may(
     run: Run, drain: int, readers: int
 ) -> None:
@@ -84,9 +91,9 @@ def test_a_reader_takes_no_more_messages_at_once_than_it_may(
     assert result.counts["received"] <= drain * with_messages
 
 
-@pytest.mark.parametrize("vcpus", [1, 8])
-@pytest.mark.parametrize("readers", [1, 4])
-@pytest.mark.parametrize("wait", WAITS)
+@VCPUS
+@READERS
+@EACH_WAIT
 def test_a_trial_is_stopped_in_the_middle(
     run: Run, interrupt: Interrupt, wait: str, readers: int, vcpus: int
 ) -> None:
@@ -111,9 +118,9 @@ def test_a_trial_is_stopped_in_the_middle(
     thread.join()
 
 
-@pytest.mark.parametrize("vcpus", [1, 8])
-@pytest.mark.parametrize("readers", [1, 4])
-@pytest.mark.parametrize("wait", WAITS)
+@VCPUS
+@READERS
+@EACH_WAIT
 def test_a_source_that_never_answers_is_found_by_the_watchdog(
     run: Run, wait: str, readers: int, vcpus: int
 ) -> None:
@@ -124,8 +131,8 @@ def test_a_source_that_never_answers_is_found_by_the_watchdog(
     assert str(result.error).startswith("no page arrived for 0.3 s; waiting: vcpu0 for page 0")
 
 
-@pytest.mark.parametrize("readers", [1, 4])
-@pytest.mark.parametrize("wait", WAITS)
+@READERS
+@EACH_WAIT
 def test_readers_leave_a_trial_in_which_no_message_ever_comes(
     run: Run, interrupt: Interrupt, wait: str, readers: int
 ) -> None:
@@ -163,7 +170,7 @@ def test_a_read_that_cannot_wake_for_a_page_is_refused_before_anything_is_opened
     assert opened == []
 
 
-@pytest.mark.parametrize("wait", WAITS)
+@EACH_WAIT
 def test_further_passes_find_no_reader_that_still_waits(run: Run, wait: str) -> None:
     left: list[bool] = []
     result = run(
@@ -175,7 +182,7 @@ def test_further_passes_find_no_reader_that_still_waits(run: Run, wait: str) -> 
     assert left == [True] * 4
 
 
-@pytest.mark.parametrize("wait", WAITS)
+@EACH_WAIT
 def test_a_page_can_be_followed_whatever_its_reader_does_meanwhile(run: Run, wait: str) -> None:
     result = run(f"uffd,readers=4,wait={wait}", split=True, vcpus=2)
     assert result.error is None
