@@ -21,6 +21,7 @@ __all__ = [
     "SYS_process_vm_writev",
     "SYS_read",
     "SYS_rt_sigaction",
+    "SYS_sched_yield",
     "SYS_tgkill",
     "SYS_userfaultfd",
 ]
@@ -28,6 +29,7 @@ __all__ = [
 SYS_read = 0
 SYS_rt_sigaction = 13
 SYS_ioctl = 16
+SYS_sched_yield = 24
 SYS_getrusage = 98
 SYS_gettid = 186
 SYS_futex = 202

@@ -24,6 +24,7 @@ __all__ = [
     "ADDRESS_REGISTER",
     "FILL_FIELDS",
     "INSPECT_FIELDS",
+    "LOOKS_PER_YIELD",
     "PENDING_FIELDS",
     "READER_FIELDS",
     "READ_MESSAGES",
@@ -55,6 +56,12 @@ READ_MESSAGES = 16
 
 REPEAT_LIMIT = 1000
 """Exits in a row for one page after which a vCPU is taken to be stuck: nobody loses 1000 races."""
+
+LOOKS_PER_YIELD = 8
+"""Looks for a message after which a reader that spins gives way, a power of two.
+
+A look takes half a microsecond: where it has its CPU to itself the yields cost it nothing that can
+be measured; where CPUs are short, vCPUs wait for no more than some of them."""
 
 SPIN_CYCLES = 4000
 """TSC cycles that a lost claim spins for before it sleeps: about one install."""
@@ -424,6 +431,7 @@ def host_symbols(unit_bytes: int = PAGE_BYTES) -> Symbols:
         "PENDING_BYTES": ctypes.sizeof(PendingRecord),
         "REPEAT_LIMIT": REPEAT_LIMIT,
         "SPIN_CYCLES": SPIN_CYCLES,
+        "LOOKS_PER_YIELD": LOOKS_PER_YIELD,
         "NONE": -1,
         **STAMPS,
     }

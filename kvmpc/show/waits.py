@@ -56,7 +56,7 @@ def _cpus(result: Result, rows: Sequence[Row]) -> Iterator[str]:
     if spinning:
         most = max(_readers(result, row) for row in spinning)
         labels = ", ".join(row.label for row in spinning)
-        short = f", for {most} of them: they take their time from vCPUs" if most > spare else ""
+        short = f", for {most} of them: they take turns with vCPUs" if most > spare else ""
         yield f"wait: readers spin in {labels}; {here}{short}."
     elif spare:
         yield (

@@ -9,7 +9,14 @@ import pytest
 
 from kvmpc.abi import clock
 from kvmpc.abi import userfaultfd as uffd_abi
-from kvmpc.loops.records import READ_MESSAGES, Call, PendingRecord, ReaderRecord, Return
+from kvmpc.loops.records import (
+    LOOKS_PER_YIELD,
+    READ_MESSAGES,
+    Call,
+    PendingRecord,
+    ReaderRecord,
+    Return,
+)
 from kvmpc.units import PAGE_BYTES
 from tests.fakes.scripted import ScriptedKernel, Setting, counts, failure, tsc
 
@@ -363,6 +370,25 @@ def test_a_reader_that_spins_reads_until_there_is_a_message(
         "installs": 2,
         "returns": 1,
     }
+
+
+@EPOLLS
+@pytest.mark.parametrize("build", ["uffd+spin", "uffd+adaptive"])
+def test_a_reader_that_spins_gives_way_now_and_then(
+    kernel: ScriptedKernel, setting: Setting, build: str, epoll: int
+) -> None:
+    record = setting.reader(epoll=epoll if "adaptive" in build else -1)
+    setting.shared.gate = 1
+    record.spin_cycles = FAR
+    kernel.read(record, setting.message(4))
+    kernel.copy(setting, record, 4)
+    for _ in range(3):
+        for _ in range(LOOKS_PER_YIELD):
+            kernel.read(record)
+        kernel.expect("sched_yield")
+    stop(kernel, record)
+    assert run(kernel, record, build) == Return.STOPPED
+    assert (record.spins, record.polls) == (3 * LOOKS_PER_YIELD, 0)
 
 
 def test_a_reader_that_spins_sleeps_as_long_as_the_gate_is_closed(

@@ -80,7 +80,7 @@ def test_readers_that_spin_are_named_with_the_cpus_they_have(notes: Notes, wait:
     [note] = notes("uffd", spec, "exit", vcpus=2, cpus=3)
     assert note == f"wait: readers spin in {spec}; of 3 CPUs, 1 is without a vCPU."
     [note] = notes("uffd", spec, "exit", vcpus=2, cpus=3, readers=4)
-    assert note.endswith("without a vCPU, for 4 of them: they take their time from vCPUs.")
+    assert note.endswith("without a vCPU, for 4 of them: they take turns with vCPUs.")
     [note] = notes("uffd", spec, "exit", vcpus=2, cpus=2)
     assert "of 2 CPUs, none is without a vCPU, for 1 of them" in note
 

@@ -42,7 +42,15 @@ wait_spin:
     cmp dword ptr [rax + shared.gate], 0
     je wait_poll
 spin:
+    ; Now and then it gives way: where CPUs are short a vCPU is worth more than the next look, and a
+    ; thread of the same real-time priority, the one that stops trials too, would never run.
     inc qword ptr [rbx + reader.spins]
+    mov rax, [rbx + reader.spins]
+    test eax, LOOKS_PER_YIELD - 1
+    jnz .pause
+    mov eax, SYS_SCHED_YIELD
+    SYSCALL                                 ; always succeeds
+.pause:
     pause
     xor eax, eax
     ret
