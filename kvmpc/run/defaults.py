@@ -1,8 +1,8 @@
 """Which pagers `compare` measures unless told: each side at its best that this host has CPUs for.
 
 The rows are five, and all but one are always the same: ratios refer to plain ``uffd``, whatever the
-CPUs. The other one is the best uffd. A reader that spins spares each page a wake-up, and where it
-has a CPU to itself it costs nobody anything; where it has none, it takes its time from the vCPUs.
+CPUs. The other one is the best uffd. Where a reader has a CPU to itself it spins, which spares each
+page a wake-up; where it has none, that would gain nothing (bench/README.md).
 """
 
 from __future__ import annotations
