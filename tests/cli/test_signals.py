@@ -56,6 +56,32 @@ def _start_endless(kvmpc, **options):
     return process
 
 
+def _alone_at_real_time_priority(cpu):
+    os.sched_setaffinity(0, {cpu})
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+
+
+def test_a_reader_that_spins_at_real_time_priority_lets_the_end_be_asked_for(kvmpc):
+    """On one CPU with the thread that would tell it: without giving way that one never runs."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        pytest.skip("there is no other CPU for whoever asks for the end")
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except PermissionError as error:
+        pytest.skip(f"no real-time priority: {error}")
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    process = kvmpc.start(
+        "run", "uffd,wait=spin", "--vcpus", "1", "--mem-per-vcpu", "92K", "--fetch-delay", "9s",
+        "--watchdog", "90", "--warmup", "0", "--json", str(kvmpc.json),
+        before=lambda: _alone_at_real_time_priority(cpus[-1]),
+    )  # fmt: skip
+    kvmpc.wait_for_json(process)
+    time.sleep(0.5)  # the first page is asked for; the reader spins until it comes in
+    process.send(signal.SIGTERM)
+    assert process.finish(within_s=BOUND_S).code == 130
+
+
 @pytest.mark.parametrize("work", WORKS)
 def test_a_signal_at_any_moment_of_a_run_ends_it_in_order(kvmpc, work):
     moments = random.Random(f"kvmpc {work}")
