@@ -24,7 +24,7 @@ _SPAN_S = 0.007
 def host_cycles_per_ns() -> float:
     """Return the TSC cycles in a nanosecond, measured once a process against CLOCK_MONOTONIC.
 
-    Takes 20 ms, so it is asked for only where there is a fetch delay. Raises: KernelError.
+    Takes 20 ms, so it is asked for only where a loop has to tell time. Raises: KernelError.
     """
     # Of each span the cycles lie within the nanoseconds: a thread pre-empted between clock and TSC
     # makes the rate seem lower, never higher.

@@ -19,6 +19,7 @@ PAGERS: Mapping[str, type[Pager]] = {
 }
 
 DEFAULT_COMPARE = ("none", "uffd", "uffd,uffds=per-vcpu", "exit", "exit,uffds=per-vcpu")
+"""What is compared unless told where all CPUs have a vCPU; else see `kvmpc.run.defaults`."""
 
 
 def parse_pager(spec: str) -> Pager:

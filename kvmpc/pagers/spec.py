@@ -30,7 +30,9 @@ PER_VCPU = "per-vcpu"
 MAX_UFFDS = 4096
 
 DEFAULT_SPIN = "50us"
-"""How long ``wait=adaptive`` spins: some times what it takes to wake a reader that sleeps."""
+"""How long ``wait=adaptive`` spins: longer than a vCPU takes from one page to the next.
+
+Seen: 40 us of that in a nested virtual machine, where 20us of spinning ended in a sleep a page."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 A `Plan` is made of options of the command line or of a sweep's spec (TOML), by one set of rules:
 `kvmpc.run.axes` says what every option takes. Of the host it knows its CPUs, which say how many
-vCPUs there are unless told; all else that can be known without the host is checked here.
+vCPUs there are and which pagers are compared unless told; all else that can be known without the
+host is checked here.
 """
 
 from __future__ import annotations
