@@ -344,6 +344,7 @@ def test_a_read_that_should_block_and_finds_nothing_is_no_reason_to_spin(
     kernel: ScriptedKernel, setting: Setting
 ) -> None:
     record = setting.reader()
+    record.woken = 1
     kernel.read(record)
     assert run(kernel, record, "uffd+read") == Return.FAILED
     assert failure(record) == (Call.READ, errno.EAGAIN)
@@ -397,12 +398,13 @@ def test_a_reader_that_spins_sleeps_as_long_as_the_gate_is_closed(
     record = setting.reader()
     kernel.read(record)
     kernel.poll(record, do=lambda: setattr(setting.shared, "gate", 1))
+    kernel.read(record)  # another one has it
     kernel.read(record, setting.message(4))
     kernel.copy(setting, record, 4)
     kernel.read(record)
     stop(kernel, record)
     assert run(kernel, record, "uffd+spin") == Return.STOPPED
-    assert (record.polls, record.wakeups, record.wakeups_empty, record.spins) == (1, 1, 0, 1)
+    assert (record.polls, record.wakeups, record.wakeups_empty, record.spins) == (1, 1, 1, 2)
 
 
 @EPOLLS
@@ -441,7 +443,7 @@ def test_an_adaptive_reader_spins_for_a_time_and_then_sleeps(
 def check_spin(record: ReaderRecord, before: int) -> None:
     """Check when the spin ends, and let it end now."""
     assert before + FAR < record.spin_until < tsc() + FAR
-    record.spin_until = 0
+    record.spin_until = before // 2
 
 
 @EPOLLS
@@ -555,12 +557,14 @@ def test_an_adaptive_reader_sleeps_until_a_page_is_due_and_spins_again_after_it(
     kernel.read(record)
     kernel.read_error(record, -errno.EAGAIN, spin_ends)
     kernel.poll(record, timed=True, reply=0, do=lambda: come_in(record, 0))
-    kernel.copy(setting, record, 9)
+    kernel.copy(setting, record, 9, reply=-errno.EEXIST)  # brought, if not by itself
+    kernel.wake_range(setting, record, 9)
     kernel.read(record)
     kernel.read_error(record, -errno.EAGAIN, spin_ends)
     kernel.poll_until_stop(record)
     assert run(kernel, record, "pipelined+adaptive") == Return.STOPPED
     assert setting.present() == {9}
+    assert (record.fetches, record.installs) == (1, 0)
     assert (record.spins, record.polls, record.wakeups) == (2, 2, 0)
 
 

@@ -4,8 +4,8 @@
 
 ; wait_poll: a message wakes every reader that waits here; one that is alone needs nothing better.
 wait_poll:
-    inc qword ptr [rbx + reader.polls]
     call time_out
+    inc qword ptr [rbx + reader.polls]
     mov r13d, CALL_PPOLL
     lea rdi, [rbx + reader.poll_fd]
     mov esi, 1
@@ -16,8 +16,8 @@ wait_poll:
 
 ; wait_epoll: several readers share the userfaultfd. EPOLLEXCLUSIVE: one message wakes one of them.
 wait_epoll:
-    inc qword ptr [rbx + reader.polls]
     call time_out
+    inc qword ptr [rbx + reader.polls]
     mov r13d, CALL_EPOLL_PWAIT2
     mov edi, [rbx + reader.epoll]
     lea rsi, [rbx + reader.epoll_event]
