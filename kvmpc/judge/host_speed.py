@@ -22,14 +22,33 @@ from kvmpc.judge.summary import median
 from kvmpc.result.metrics import HOST_SPEED
 from kvmpc.result.records import OK, Result, Role, TrialResult
 
-__all__ = ["check_known", "host_cautions", "log_speed", "reference"]
+__all__ = ["by_round", "check_known", "host_cautions", "reference"]
 
 _MUCH: Final = 0.02
 """The loop repeats to less than this on a host that does not change."""
 
 
-def log_speed(trial: TrialResult) -> float | None:
-    """Return the logarithm of the host's speed beside a trial; None where nobody measured it."""
+def by_round(run: Result) -> dict[int, float]:
+    """Return the logarithm of the host's speed in each round of a run, where anybody measured it.
+
+    The middle of all trials of the round and of those before and after it: what lasts for two
+    milliseconds of one trial, as the loop does, is no speed of the host.
+    """
+    known: dict[int, list[float]] = {}
+    for trial in _measured(run):
+        speed = _log_speed(trial)
+        if speed is not None:
+            known.setdefault(trial.round, []).append(speed)
+    return {
+        number: median(
+            [speed for at in range(number - 1, number + 2) for speed in known.get(at, ())]
+        )
+        or 0.0
+        for number in known
+    }
+
+
+def _log_speed(trial: TrialResult) -> float | None:
     speed = trial.metrics.get(HOST_SPEED.key, 0.0)
     return math.log(speed) if speed > 0 else None
 
@@ -41,7 +60,7 @@ def check_known(baseline: Sequence[Result], new: Sequence[Result]) -> None:
         f"own speed ({HOST_SPEED.key}), as those of an older kvmpc"
         for side, runs in (("the baseline", baseline), ("the result", new))
         if (trials := [trial for run in runs for trial in _measured(run)])
-        and (count := sum(log_speed(trial) is None for trial in trials))
+        and (count := sum(_log_speed(trial) is None for trial in trials))
     ]
     if lacking:
         raise MismatchError(
@@ -100,7 +119,7 @@ def _measured(run: Result) -> list[TrialResult]:
 
 
 def _speeds(runs: Sequence[Result]) -> list[float]:
-    found = (log_speed(trial) for run in runs for trial in _measured(run))
+    found = (_log_speed(trial) for run in runs for trial in _measured(run))
     return [speed for speed in found if speed is not None]
 
 
@@ -108,7 +127,7 @@ def _middles(run: Result, *, by_run: bool) -> list[float]:
     """Return the speed of each round, or of the run."""
     by_round: dict[int, list[float]] = {}
     for trial in _measured(run):
-        speed = log_speed(trial)
+        speed = _log_speed(trial)
         if speed is not None:
             by_round.setdefault(0 if by_run else trial.round, []).append(speed)
     return [median(speeds) or 0.0 for _, speeds in sorted(by_round.items())]

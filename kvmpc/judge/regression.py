@@ -75,7 +75,7 @@ from kvmpc.judge.verdicts import (
     Verdict,
 )
 from kvmpc.result.metrics import FAULT_P99, Metric
-from kvmpc.result.records import Result, TrialResult
+from kvmpc.result.records import Result
 
 __all__ = ["Check", "check"]
 
@@ -362,17 +362,14 @@ def _values(
 
 def _by_round(run: Result, spec: str, metric: Metric, speed: float | None) -> dict[int, float]:
     found = {
-        trial.round: math.log(trial.metrics[metric.key]) - _host_won(trial, metric, speed)
+        trial.round: math.log(trial.metrics[metric.key])
         for trial in measured_trials(run, spec)
         if trial.metrics.get(metric.key, 0) > 0
     }
-    return {number: found[number] for number in sorted(found)}
-
-
-def _host_won(trial: TrialResult, metric: Metric, speed: float | None) -> float:
-    """Return what a metric's logarithm has of a host faster than `speed`: more, or less time."""
-    known = host_speed.log_speed(trial)
-    return 0.0 if speed is None or known is None else metric.better * (known - speed)
+    # What a host has won that is faster than `speed`: more, or less time.
+    known = {} if speed is None else host_speed.by_round(run)
+    won = {number: metric.better * (known[number] - (speed or 0.0)) for number in known}
+    return {number: found[number] - won.get(number, 0.0) for number in sorted(found)}
 
 
 def _exp(logarithm: float) -> float:

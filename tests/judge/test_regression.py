@@ -13,6 +13,7 @@ from kvmpc.errors import MismatchError
 from kvmpc.judge.criteria import Criteria
 from kvmpc.judge.regression import Check, check
 from kvmpc.judge.verdicts import FailedNow, Status
+from kvmpc.result.metrics import HOST_SPEED
 from kvmpc.result.records import Result
 
 Make = Callable[..., Any]
@@ -90,6 +91,37 @@ def test_what_the_whole_host_lost_is_divided_out_when_asked(make_run: Make) -> N
     slower = make_run(draw, noise=0.01, slow_host=1.3, slower={"uffd": 1.2})
     found = check([old], [slower], Criteria(normalise=True))
     assert {pager for pager, _ in _red(found)} == {"uffd"}
+
+
+def test_a_dip_of_the_loop_in_one_trial_is_no_speed_of_the_host(make_run: Make) -> None:
+    """One loop in ten is a sixth slower for its 2 ms, and the trial behind it is not."""
+    draw = Random(23)
+
+    def dipped() -> Result:
+        run = make_run(draw, noise=0.01)
+        trials = [
+            replace(
+                trial,
+                metrics=trial.metrics | {
+                    HOST_SPEED.key: trial.metrics[HOST_SPEED.key]
+                    * (1 / 1.2 if draw.random() < 0.1 else 1.0)
+                },
+            )
+            for trial in run.trials
+        ]  # fmt: skip
+        return replace(run, trials=tuple(trials))
+
+    for _ in range(10):
+        old, new = dipped(), dipped()
+        plain, normalised = (
+            check([old], [new], Criteria(normalise=asked)) for asked in (False, True)
+        )
+        assert not _red(normalised)
+        for pager in ("uffd", "exit"):
+            found, apart = _of(normalised, pager).numbers, _of(plain, pager).numbers
+            assert found.change == pytest.approx(apart.change, abs=0.01)
+            width = apart.change_high - apart.change_low
+            assert found.change_high - found.change_low < 1.5 * width
 
 
 @pytest.mark.parametrize("normalise", [False, True])
