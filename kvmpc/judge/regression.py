@@ -95,6 +95,7 @@ _MOST: Final = 700.0
 class Check:
     """All verdicts, those that turned red first; `unit` is what was compared: round, run or pair.
 
+    baseline, new: the runs of either side.
     differing: of two sides that were measured in turn, the facts in which they differ.
     """
 
@@ -103,9 +104,19 @@ class Check:
     unmatched: tuple[Unmatched, ...]
     cautions: tuple[Caution, ...]
     unit: str
-    baseline_kernels: tuple[str, ...]
-    new_kernels: tuple[str, ...]
+    baseline: tuple[Result, ...]
+    new: tuple[Result, ...]
     differing: tuple[HostDifference, ...] = ()
+
+    @property
+    def baseline_kernels(self) -> tuple[str, ...]:
+        """The releases of the baseline, each once."""
+        return kernels(self.baseline)
+
+    @property
+    def new_kernels(self) -> tuple[str, ...]:
+        """The releases of the result, each once."""
+        return kernels(self.new)
 
     def having(self, status: Status) -> list[Verdict]:
         """Return the verdicts of a status."""
@@ -165,8 +176,8 @@ def check(
         unmatched=tuple(listed),
         cautions=tuple(dict.fromkeys(cautions)),
         unit=unit,
-        baseline_kernels=kernels(baseline),
-        new_kernels=kernels(new),
+        baseline=tuple(baseline),
+        new=tuple(new),
         differing=tuple(facts_that_differ(baseline[0].host, new[0].host)) if turned else (),
     )
 

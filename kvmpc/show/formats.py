@@ -17,13 +17,14 @@ from kvmpc.judge.matching import Unmatched, pair_cautions
 from kvmpc.judge.reading import Reading
 from kvmpc.judge.regression import Check
 from kvmpc.judge.summary import Summary
-from kvmpc.judge.told import Told, of_run
+from kvmpc.judge.told import Told, of_run, tell
 from kvmpc.judge.verdicts import Compared
+from kvmpc.result.records import Result
 from kvmpc.show.cases import Case, End, cases_of_check, cases_of_result
 from kvmpc.show.cells import MAX_COLUMNS, clean
 from kvmpc.show.check_table import CHECK_HEADERS, check_cells, check_notes, format_check_table
 from kvmpc.show.ktap import ktap, ktap_end
-from kvmpc.show.mail import MAIL_COLUMNS, format_mail
+from kvmpc.show.mail import format_check_mail, format_mail
 from kvmpc.show.row_fields import further_fields, run_fields
 from kvmpc.show.sentences import warning_texts
 from kvmpc.show.table import format_markdown, format_table, markdown_table
@@ -87,7 +88,7 @@ def format_check(check: Check, kind: str, room: int = MAX_COLUMNS) -> str:
     if kind == "table":
         return format_check_table(check, room)
     if kind == "mail":
-        return format_check_table(check, MAIL_COLUMNS)
+        return format_check_mail(check)
     if kind == "markdown":
         body = [check_cells(verdict) for verdict in check.verdicts]
         notes = [clean(note) for note in check_notes(check)]
@@ -106,8 +107,8 @@ def format_check(check: Check, kind: str, room: int = MAX_COLUMNS) -> str:
                 "alphas": dict(check.criteria.alphas),
                 "normalised": check.criteria.normalise,
                 "unit": check.unit,
-                "baseline_kernels": check.baseline_kernels,
-                "new_kernels": check.new_kernels,
+                "baseline_runs": list(map(_run, check.baseline)),
+                "new_runs": list(map(_run, check.new)),
                 "rows": rows,
                 "unmatched": [_unmatched(each) for each in check.unmatched],
                 "differing": [vars(each) for each in check.differing],
@@ -163,11 +164,11 @@ def _spread(name: str, found: Summary | None) -> dict[str, object]:
 
 def _check_rows(check: Check) -> Iterator[dict[str, object]]:
     limits = {judged.name: limit for judged, limit in check.criteria.judged.items()}
+    sides = _of_both("baseline", check.baseline) | _of_both("new", check.new)
     for verdict in check.verdicts:
         found = getattr(verdict, "numbers", None)
         yield {
-            "baseline_kernel": ", ".join(check.baseline_kernels),
-            "new_kernel": ", ".join(check.new_kernels),
+            **sides,
             "verdict": verdict.status,
             "point": verdict.pair.point,
             "pager": verdict.pair.spec,
@@ -179,8 +180,22 @@ def _check_rows(check: Check) -> Iterator[dict[str, object]]:
             "baseline_n": found.baseline_n if found else 0,
             "new_n": found.new_n if found else 0,
             "reason": None if isinstance(verdict, Compared) else verdict.reason,
-            "cautions": "; ".join(map(str, pair_cautions(verdict.pair))) or None,
+            "cautions": "; ".join(each.code for each in pair_cautions(verdict.pair)) or None,
         }
+
+
+def _of_both(side: str, runs: Sequence[Result]) -> dict[str, object]:
+    """Return of which runs a side is, in a cell each: their hosts, kernels, begins, versions."""
+    known = [run_fields(run) for run in runs]
+    return {
+        f"{side}_{name}": ", ".join(dict.fromkeys(str(run[name] or "") for run in known)) or None
+        for name in ("hostname", "kernel", "started", "kvmpc")
+    }
+
+
+def _run(run: Result) -> dict[str, object]:
+    """Return of one run what it is, and the codes of what weakens it, the worst first."""
+    return {**run_fields(run), "cautions": [told.code for told in tell([run])]}
 
 
 def _told(told: Told) -> dict[str, object]:

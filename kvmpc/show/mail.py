@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from kvmpc.judge.reading import PointReading, Reading
+from kvmpc.judge.regression import Check
 from kvmpc.judge.rows import Outcome, Row
-from kvmpc.judge.told import of_run
+from kvmpc.judge.told import of_run, worst
 from kvmpc.show.cells import (
     MIN_LABEL_COLUMNS,
     clean,
@@ -25,10 +26,11 @@ from kvmpc.show.cells import (
     ratio,
     wrap_label,
 )
+from kvmpc.show.check_table import format_check_table
 from kvmpc.show.sentences import failures_of, fastest_of, host_of, references_of, work_of
 from kvmpc.show.shell import shell_word
 
-__all__ = ["MAIL_COLUMNS", "format_mail"]
+__all__ = ["MAIL_COLUMNS", "format_check_mail", "format_mail"]
 
 MAIL_COLUMNS: Final = 72
 """What a list wraps at, with room to be quoted twice."""
@@ -56,6 +58,28 @@ def format_mail(reading: Reading) -> str:
         _wrapped(_doubts(reading)),
     ]
     return "".join(f"{line}\n" for part in parts for line in part)
+
+
+def format_check_mail(check: Check) -> str:
+    """Return the block of a check, ending in a newline: of which runs, its table, what to doubt."""
+    old, new = (
+        ", ".join(dict.fromkeys(run.started[:10] for run in runs))
+        for runs in (check.baseline, check.new)
+    )
+    doubts = [told.text for told in worst(check.new, _MOST_DOUBTS)]
+    parts = [
+        _wrapped([f"kvmpc {check.new[0].tool_version} check: {new} against {old}"]),
+        _wrapped([host_of(check.new[0])]),
+        _command(check.new[0].command),
+        [""],
+        _plain_lines(format_check_table(check, MAIL_COLUMNS)),
+        _wrapped(f"doubt: {text}" for text in doubts),
+    ]
+    return "".join(f"{line}\n" for part in parts for line in part)
+
+
+def _plain_lines(text: str) -> list[str]:
+    return [line.encode("ascii", "replace").decode() for line in text.splitlines()]
 
 
 def _some_points(points: Sequence[PointReading]) -> list[PointReading]:

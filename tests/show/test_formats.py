@@ -16,8 +16,11 @@ from kvmpc.caution import HOST, Caution
 from kvmpc.judge.criteria import Criteria
 from kvmpc.judge.reading import read
 from kvmpc.judge.regression import check
+from kvmpc.judge.told import tell, worst
 from kvmpc.result.records import FEWEST_SAMPLES, PROFILED, Point, Profile, Skip
 from kvmpc.show.formats import KINDS, format_check, format_result
+from kvmpc.show.mail import MAIL_COLUMNS
+from kvmpc.show.row_fields import run_fields
 from kvmpc.show.table import MAX_COLUMNS
 
 Make = Callable[..., Any]
@@ -332,6 +335,31 @@ def test_the_table_of_a_check_begins_with_what_turned_red(checked: Any) -> None:
     assert "missing: gone: not in the result" in text
     assert "not compared: new: not in the baseline" in text
     assert max(map(len, lines)) <= MAX_COLUMNS
+
+
+def test_a_check_says_of_which_runs_it_is(checked: Any) -> None:
+    document = json.loads(format_check(checked, "json"))
+    rows = _rows(format_check(checked, "csv"))
+    for side, runs in (("baseline", checked.baseline), ("new", checked.new)):
+        (told,) = document[f"{side}_runs"]
+        assert {name: told[name] for name in run_fields(runs[0])} == run_fields(runs[0])
+        assert told["cautions"] == [each.code for each in tell(runs)]
+        for row in rows:
+            assert row[f"{side}_kernel"] == told["kernel"]
+            assert row[f"{side}_started"] == told["started"]
+            assert row[f"{side}_kvmpc"] == told["kvmpc"]
+
+
+def test_the_mail_of_a_check_has_the_host_the_command_and_the_doubts(checked: Any) -> None:
+    text = format_check(checked, "mail")
+    assert text.isascii()
+    assert max(map(len, text.splitlines())) <= MAIL_COLUMNS
+    whole = " ".join(text.split())
+    assert f"kvmpc {checked.new[0].tool_version} check: " in whole
+    assert f"Linux {checked.new[0].host['kernel']['release']}" in whole
+    assert f"command: {' '.join(checked.new[0].command)}" in whole
+    for told in worst(checked.new, 2):
+        assert f"doubt: {told.text}" in whole
 
 
 def test_json_and_csv_of_a_check_hold_every_number(checked: Any) -> None:
