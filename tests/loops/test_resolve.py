@@ -464,18 +464,21 @@ def test_a_page_that_comes_between_the_announcement_and_the_sleep_is_not_slept_f
 # --- waking the losers -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("build", ["exit", "exit+split"])
 @pytest.mark.parametrize("page", [0, 31, 32, 996])
 def test_losers_are_woken_on_the_word_of_the_page_after_its_bit_is_clear(
-    kernel: ScriptedKernel, page: int
+    kernel: ScriptedKernel, page: int, build: str
 ) -> None:
     setting = Setting(997)
     record = setting.resolver()
+    if "split" in build:
+        setting.back(record)
     setting.shared.waiters = 1
     address, _ = setting.missing_word(page)
     kernel.copy(setting, record, page)
     seen: list[set[int]] = []
     kernel.futex_wake(address, reply=3, do=lambda: seen.append(setting.present()))
-    assert kernel.run("resolve", record, page=page, build="exit") == Return.OK
+    assert kernel.run("resolve", record, page=page, build=build) == Return.OK
     assert seen == [{page}]
     assert counts(record) == INSTALLED
     setting.close()
@@ -497,13 +500,16 @@ def test_losers_are_woken_also_for_a_page_that_was_there_already(
     assert kernel.run("resolve", record, page=5, build="exit") == Return.OK
 
 
-def test_losers_that_cannot_be_woken_are_an_error(kernel: ScriptedKernel, setting: Setting) -> None:
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EFAULT])
+def test_losers_that_cannot_be_woken_are_an_error(
+    kernel: ScriptedKernel, setting: Setting, error: int
+) -> None:
     record = setting.resolver()
     setting.shared.waiters = 1
     kernel.copy(setting, record, 5)
-    kernel.futex_wake(setting.missing_word(5)[0], reply=-errno.EFAULT)
+    kernel.futex_wake(setting.missing_word(5)[0], reply=-error)
     assert kernel.run("resolve", record, page=5, build="exit") == Return.FAILED
-    assert failure(record) == (Call.FUTEX, errno.EFAULT)
+    assert failure(record) == (Call.FUTEX, error)
     assert record.page == 5
 
 

@@ -86,6 +86,20 @@ def test_a_bare_fault_is_located_by_the_guests_address_register(
     }
 
 
+@pytest.mark.parametrize("annotated", [True, False])
+def test_a_fault_is_located_by_its_own_address_whatever_page_came_before(
+    kernel: ScriptedKernel, setting: Setting, annotated: bool
+) -> None:
+    record = setting.vcpu()
+    for page in (1, 21):
+        gpa = gpa_of(page) + PAGE_BYTES - 1
+        (kernel.fault if annotated else lambda *args: registers_fault(kernel, *args))(record, gpa)
+        kernel.copy(setting, record, page)
+    kernel.interrupted_by_stop(record)
+    assert kernel.run("vcpu_loop", record, build="exit") == Return.STOPPED
+    assert setting.present() == {1, 21}
+
+
 def test_a_stale_exit_reason_is_never_believed(kernel: ScriptedKernel, setting: Setting) -> None:
     record = setting.vcpu()
     run = kvm.kvm_run.from_address(record.run)
