@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmpc.result.document import load
+from kvmpc.result.document import load, salvage
 from kvmpc.result.records import Result
 
 TINY = ("--vcpus", "1", "--mem-per-vcpu", "92K", "--rounds", "1", "--warmup", "0")
@@ -186,6 +186,10 @@ class Cli:
     def result(self) -> Result:
         """Return what `--json` wrote to the usual file."""
         return load(str(self.json))
+
+    def trials_so_far(self) -> int:
+        """Return how many trials the usual file holds, which may be being written just now."""
+        return len(salvage(self.text_of(self.json), str(self.json)).trials)
 
     @staticmethod
     def text_of(path: Path) -> str:
