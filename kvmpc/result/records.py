@@ -50,8 +50,8 @@ FEWEST_SAMPLES: Final = 200
 BUSY_LIMIT: Final = 0.10
 """The share of a trial's CPU time that others may take before it is starved, unless told.
 
-On two CPUs, exit/uffd of trials that lost 5 to 10 % was 0.99 of what it is undisturbed, of those
-that lost 10 to 15 % 1.15 (bench/busy_host.py): that is more than rounds vary by."""
+On two CPUs, exit/uffd of the few trials that lost 5 to 10 % was 0.99 of what it is undisturbed, of
+those that lost 10 to 15 % 1.15 (bench/busy_host.py): that is more than rounds vary by."""
 
 
 Count = Annotated[int, AtLeast(0)]
