@@ -20,10 +20,10 @@ from typing import Final
 from kvmpc.caution import Caution
 from kvmpc.judge import same_host
 from kvmpc.judge.answer import FALSE_HEADLINES
-from kvmpc.judge.intervals import shift_p
+from kvmpc.judge.evidence import TwoSamples
 from kvmpc.judge.matching import Unmatched, match, pair_cautions
 from kvmpc.judge.paired import Pairs, pairs_needed
-from kvmpc.judge.resampling import holm, sizes_needed, smallest_p
+from kvmpc.judge.resampling import holm, sizes_needed
 from kvmpc.judge.rows import usable_trials, values_of
 from kvmpc.judge.summary import Summary, median, summarise_pairs, summarise_shift
 from kvmpc.judge.turns import by_block, in_turn
@@ -175,11 +175,8 @@ def _row(where: str, spec: str, label: str, before: Result, after: Result) -> Ch
 
 def _chance(old: Sequence[float], new: Sequence[float], paired: bool) -> tuple[float, float]:
     """Return how likely so large a shift is by chance, either way, and how likely at least."""
-    if paired:
-        pairs = Pairs(old, new)
-        return min(1.0, 2 * min(pairs.p(1), pairs.p(-1))), 2 * pairs.smallest_p
-    either = min(shift_p(old, new), shift_p(new, old))
-    return min(1.0, 2 * either), 2 * smallest_p(len(old), len(new))
+    evidence = (Pairs if paired else TwoSamples)(old, new)
+    return min(1.0, 2 * min(evidence.p(1), evidence.p(-1))), 2 * evidence.smallest_p
 
 
 def _medians(point: Result, spec: str) -> dict[str, float]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
@@ -29,6 +29,7 @@ __all__ = [
     "FEWEST_FOR_INTERVAL",
     "Interval",
     "differences",
+    "highest_rank",
     "median_interval",
     "middle",
     "shift",
@@ -49,6 +50,11 @@ class Interval:
     low: float
     high: float
     coverage: float
+
+    @property
+    def width(self) -> float:
+        """How far its ends lie apart."""
+        return self.high - self.low
 
 
 def middle(ordered: Sequence[float]) -> float:
@@ -72,15 +78,23 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
     return Interval(ordered[rank - 1], ordered[n - rank], coverage)
 
 
+def highest_rank(ways: Iterable[int], total: int, confidence: float) -> tuple[int, float] | None:
+    """Return the highest rank from either end that reaches `confidence`, and what it covers.
+
+    ways: of `total`, in how many 0, 1, ... values lie beyond an end, at least up to the middle.
+    None where not even the first rank does.
+    """
+    below = 0
+    for rank, number in enumerate(ways):
+        if 1 - 2 * ((below + number) / total) < confidence:
+            return (rank, 1 - 2 * (below / total)) if rank else None
+        below += number
+    return None
+
+
 @lru_cache(maxsize=1024)
 def _median_rank(n: int, confidence: float) -> tuple[int, float] | None:
-    """Return the highest rank from either end that reaches `confidence`, and what it covers."""
-    rank, below, ways = 0, 0, 1  # below: of 2**n, how often fewer than `rank` lie below the median
-    while 2 * rank < n and 1 - 2 * ((below + ways) / 2**n) >= confidence:
-        below += ways
-        ways = ways * (n - rank) // (rank + 1)
-        rank += 1
-    return (rank, 1 - 2 * (below / 2**n)) if rank else None
+    return highest_rank((math.comb(n, below) for below in range(n + 1)), 2**n, confidence)
 
 
 FEWEST_FOR_INTERVAL: Final = next(n for n in count(1) if _median_rank(n, CONFIDENCE))
@@ -167,16 +181,9 @@ def _differences(before: Sequence[float], after: Sequence[float]) -> list[float]
 
 @lru_cache(maxsize=1024)
 def _shift_rank(fewer: int, more: int, confidence: float) -> tuple[int, float] | None:
-    """Return the highest rank from either end that reaches `confidence`, and what it covers."""
     if fewer * fewer * more > _MOST_COUNTED:
         return _shift_rank_of_many(fewer, more, confidence)
-    total = math.comb(fewer + more, fewer)
-    below = 0
-    for rank, ways in enumerate(_mann_whitney(fewer, more)):
-        if 1 - 2 * ((below + ways) / total) < confidence:
-            return (rank, 1 - 2 * (below / total)) if rank else None
-        below += ways
-    return None  # one value on each side: the only difference is the middle
+    return highest_rank(_mann_whitney(fewer, more), math.comb(fewer + more, fewer), confidence)
 
 
 @lru_cache(maxsize=64)
@@ -196,7 +203,7 @@ def _mann_whitney(fewer: int, more: int) -> list[int]:
 
 
 def _shift_rank_of_many(fewer: int, more: int, confidence: float) -> tuple[int, float] | None:
-    """Return what `_shift_rank` does, by the normal distribution with continuity corrected.
+    """Return what `highest_rank` does, by the normal distribution with continuity corrected.
 
     U has lighter tails than that, so what it covers is said too low rather than too high.
     """

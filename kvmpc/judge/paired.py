@@ -21,7 +21,7 @@ from functools import lru_cache
 from itertools import combinations_with_replacement, count
 from typing import Final
 
-from kvmpc.judge.intervals import CONFIDENCE, Interval, middle
+from kvmpc.judge.intervals import CONFIDENCE, Interval, highest_rank, middle
 from kvmpc.judge.resampling import blocks
 
 __all__ = ["Pairs", "pairs_needed", "smallest_paired_p"]
@@ -124,10 +124,4 @@ def _signed_ranks(n: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=1024)
 def _rank(n: int, confidence: float) -> tuple[int, float] | None:
-    """Return the highest rank from either end that reaches `confidence`, and what it covers."""
-    below = 0
-    for rank, number in enumerate(_signed_ranks(n)):
-        if 1 - 2 * ((below + number) / 2**n) < confidence:
-            return (rank, 1 - 2 * (below / 2**n)) if rank else None
-        below += number
-    return None
+    return highest_rank(_signed_ranks(n), 2**n, confidence)

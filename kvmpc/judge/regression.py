@@ -48,7 +48,7 @@ from kvmpc.errors import MismatchError, UsageError
 from kvmpc.judge import host_speed
 from kvmpc.judge.criteria import Criteria, Judged
 from kvmpc.judge.evidence import Evidence, TwoSamples
-from kvmpc.judge.intervals import CONFIDENCE
+from kvmpc.judge.intervals import CONFIDENCE, Interval
 from kvmpc.judge.matching import (
     Pair,
     Unmatched,
@@ -245,28 +245,30 @@ class _Test:
             baseline=self.baseline, new=self.new, change=_change(self.evidence.shift),
             change_low=_change(shown.low - rounding) if shown else None,
             change_high=_change(shown.high + rounding) if shown else None,
-            sees=self._sees(level), baseline_n=old, new_n=now,
+            sees=self._sees(level, shown), baseline_n=old, new_n=now,
             p_worse=self.evidence.p(-better), p_better=self.evidence.p(better),
         )  # fmt: skip
 
-    def _sees(self, level: float) -> float | None:
+    def _sees(self, level: float, shown: Interval | None) -> float | None:
         """Return the smallest change for the worse that is found four times in five.
 
         It must be measured beyond the limit, and so far from 0 that neither the family's interval
         nor the one shown reaches it; and half of all times less is measured than there is.
         """
-        of_family, shown, noise = (
-            _half(self.evidence, confidence) for confidence in (1 - 2 * level, CONFIDENCE, _NOISE)
+        of_family, noise = (
+            self.evidence.interval(confidence) for confidence in (1 - 2 * level, _NOISE)
         )
         limit = -self.judged.metric.better * self.limit
         if of_family is None or shown is None or noise is None or limit <= -1:
             return None
-        needed = max(abs(math.log1p(limit)), of_family, shown + self.judged.rounding) + noise
+        far = max(
+            abs(math.log1p(limit)), of_family.width / 2, shown.width / 2 + self.judged.rounding
+        )
+        needed = far + noise.width / 2
         return _change(-self.judged.metric.better * needed)
 
-    def decided(self, alpha: float, level: float, worse: float, better: float) -> Compared:
-        """Return the verdict at `alpha`; worse, better: the adjusted p of either."""
-        found = self.numbers(level)
+    def decided(self, alpha: float, found: Numbers, worse: float, better: float) -> Compared:
+        """Return the verdict on `found` at `alpha`; worse, better: the adjusted p of either."""
         sign, ends = self.judged.metric.better, (found.change_low, found.change_high)
         low, high = sorted(sign * end for end in ends if end is not None)
         status = Status.UNSURE
@@ -299,12 +301,6 @@ class _Test:
 def _change(shift: float) -> float:
     """Return a shift of logarithms as a share."""
     return math.expm1(min(shift, _MOST))
-
-
-def _half(evidence: Evidence, confidence: float) -> float | None:
-    """Return half the width of an interval."""
-    found = evidence.interval(confidence)
-    return None if found is None else (found.high - found.low) / 2
 
 
 def _tests(
@@ -442,10 +438,11 @@ def _decide_family(
             seeing.append(test)
         else:
             decided[test] = test.too_few(unit, level)
+    numbers = [test.numbers(level) for test in seeing]
     worse, better = (
-        holm([test.evidence.p(sign * test.judged.metric.better) for test in seeing])
-        for sign in (-1, 1)
+        holm([each.p_worse for each in numbers]),
+        holm([each.p_better for each in numbers]),
     )
-    for test, bad, good in zip(seeing, worse, better, strict=True):
-        decided[test] = test.decided(alpha, level, bad, good)
+    for test, found, bad, good in zip(seeing, numbers, worse, better, strict=True):
+        decided[test] = test.decided(alpha, found, bad, good)
     return decided

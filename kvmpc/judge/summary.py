@@ -7,7 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from kvmpc.judge.intervals import differences, median_interval, middle, shift_interval
+from kvmpc.judge.intervals import (
+    Interval,
+    differences,
+    median_interval,
+    middle,
+    shift_interval,
+)
 from kvmpc.judge.paired import Pairs
 
 __all__ = [
@@ -74,13 +80,7 @@ def summarise(values: Iterable[float]) -> Summary | None:
     known = sorted(values)
     if not known:
         return None
-    found = median_interval(known)
-    if found is None:
-        return Summary(median=middle(known), low=known[0], high=known[-1], n=len(known))
-    return Summary(
-        median=middle(known), low=found.low, high=found.high, n=len(known),
-        spread=Spread.INTERVAL, coverage=found.coverage,
-    )  # fmt: skip
+    return _summary(middle(known), median_interval(known), known, len(known))
 
 
 def summarise_ratios(ratios: Iterable[float]) -> Summary | None:
@@ -102,13 +102,7 @@ def summarise_shift(before: Sequence[float], after: Sequence[float]) -> Summary 
         return None
     every = differences(before, after)
     n = min(len(before), len(after))
-    found = shift_interval(before, after)
-    if found is None:
-        return Summary(median=middle(every), low=every[0], high=every[-1], n=n)
-    return Summary(
-        median=middle(every), low=found.low, high=found.high, n=n,
-        spread=Spread.INTERVAL, coverage=found.coverage,
-    )  # fmt: skip
+    return _summary(middle(every), shift_interval(before, after), every, n)
 
 
 def summarise_pairs(before: Sequence[float], after: Sequence[float]) -> Summary | None:
@@ -119,11 +113,15 @@ def summarise_pairs(before: Sequence[float], after: Sequence[float]) -> Summary 
     if not before:
         return None
     pairs = Pairs(before, after)
-    found = pairs.interval()
+    each = [new - old for old, new in zip(before, after, strict=True)]
+    return _summary(pairs.shift, pairs.interval(), each, len(each))
+
+
+def _summary(middle: float, found: Interval | None, values: Sequence[float], n: int) -> Summary:
+    """Return a summary with the interval that was found, or with the range of `values`."""
     if found is None:
-        each = [new - old for old, new in zip(before, after, strict=True)]
-        return Summary(median=pairs.shift, low=min(each), high=max(each), n=len(each))
+        return Summary(median=middle, low=min(values), high=max(values), n=n)
     return Summary(
-        median=pairs.shift, low=found.low, high=found.high, n=len(before),
+        median=middle, low=found.low, high=found.high, n=n,
         spread=Spread.INTERVAL, coverage=found.coverage,
     )  # fmt: skip
