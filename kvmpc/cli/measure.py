@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kvmpc.run.campaign import Campaign
     from kvmpc.run.plan import Plan
 
-__all__ = ["compare", "run", "sweep"]
+__all__ = ["compare", "plan_of_options", "run", "sweep"]
 
 _SWEEP_EXAMPLES = """\b
 Examples:
@@ -98,20 +98,28 @@ def sweep(
     _measure(plan, json_path=path, resumed=resumed, confirmed=yes, kind=kind)
 
 
-def _measure_options(pagers: tuple[str, ...], options: dict[str, Any]) -> None:
+def plan_of_options(pagers: tuple[str, ...], options: dict[str, Any]) -> Plan:
+    """Return the plan that the options of `trial_options` and a command's own ask for.
+
+    Raises: UsageError.
+    """
     from kvmpc.run.axes import AXES, busy_limit_of
     from kvmpc.run.plan import make_plan
 
-    plan = make_plan(
+    return make_plan(
         {name: options[name] for name in AXES},
         pagers or None,
         confirmed=options["yes"],
         rounds=options["rounds"],
         warmup=options["warmup"],
         watchdog_s=options["watchdog"],
-        profile=options["profile"],
+        profile=options.get("profile", False),
         busy_limit=busy_limit_of(options["busy_limit"], "--busy-limit"),
     )
+
+
+def _measure_options(pagers: tuple[str, ...], options: dict[str, Any]) -> None:
+    plan = plan_of_options(pagers, options)
     _measure(plan, json_path=options["json_path"], confirmed=options["yes"], kind=options["kind"])
 
 

@@ -12,7 +12,7 @@ import click
 
 from kvmpc.cli.check import criteria_of, criteria_options, judge
 from kvmpc.cli.harness import began
-from kvmpc.cli.measure import compare
+from kvmpc.cli.measure import compare, plan_of_options
 from kvmpc.cli.options import PAGERS_HELP, format_option, trial_options, yes_option
 from kvmpc.cli.output import progress, say, say_stopping
 from kvmpc.errors import MismatchError, UsageError
@@ -72,7 +72,7 @@ Exit codes: those of check, and 3 where a command failed.
     type=int,
     metavar="N",
     help="Pairs of blocks, one of each side in an order that is drawn "
-    f"[{_FEWEST_PAIRS}, or as many as the rows need]",
+    f"[{_FEWEST_PAIRS}, or a quarter more than the rows need]",
 )
 @click.option(
     "--rounds",
@@ -126,19 +126,9 @@ def turns(
     from kvmpc.result.document import to_json
     from kvmpc.result.files import OutputFile
     from kvmpc.result.records import NEW, OLD
-    from kvmpc.run.axes import AXES, busy_limit_of
-    from kvmpc.run.plan import make_plan
     from kvmpc.run.turns import TurnsPlan, run_turns
 
-    plan = make_plan(
-        {name: options[name] for name in AXES},
-        pagers or None,
-        confirmed=options["yes"],
-        rounds=options["rounds"],
-        warmup=options["warmup"],
-        watchdog_s=options["watchdog"],
-        busy_limit=busy_limit_of(options["busy_limit"], "--busy-limit"),
-    )
+    plan = plan_of_options(pagers, options)
     criteria = criteria_of(options["limits"], options["alphas"])
     turned = TurnsPlan(
         commands={OLD: old, NEW: new},

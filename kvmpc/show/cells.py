@@ -22,6 +22,7 @@ __all__ = [
     "label_room",
     "list_of",
     "number",
+    "paragraph",
     "percent",
     "ratio",
     "row_name",
@@ -120,6 +121,14 @@ def widths(rows: Sequence[Sequence[str]]) -> list[int]:
 def stacked(cells: Sequence[str]) -> list[str]:
     """Return cells whose brackets stand below what is before them."""
     return [cell.replace(" [", "\n[").replace(" (", "\n(") for cell in cells]
+
+
+def paragraph(text: str, room: int) -> str:
+    """Return a text, safe to print, in lines of at most `room`, all but the first indented.
+
+    An option or a kernel's release broken at its hyphens could not be copied.
+    """
+    return textwrap.fill(clean(text), room, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def row_name(point: str, label: str) -> str:

@@ -27,6 +27,7 @@ from kvmpc.show.cells import (
     duration,
     label_room,
     number,
+    paragraph,
     row_name,
     wrap_label,
 )
@@ -53,10 +54,7 @@ def format_check_table(check: Check, room: int = MAX_COLUMNS) -> str:
         [status, _wrapped(verdict, of_label), *rest]
         for verdict, (status, _, *rest) in zip(check.verdicts, numbers, strict=True)
     ]
-    notes = (
-        textwrap.fill(clean(note), room, subsequent_indent="  ", break_on_hyphens=False)
-        for note in check_notes(check)
-    )
+    notes = (paragraph(note, room) for note in check_notes(check))
     table = columns([CHECK_HEADERS, *body], "lllrrrrr", room=room, lead=3)
     return "\n".join([*table, "", *notes]) + "\n"
 

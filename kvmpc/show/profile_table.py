@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping
 
 from kvmpc.judge.profiles import proportion
 from kvmpc.judge.reading import Reading
 from kvmpc.judge.rows import usable_profiles
 from kvmpc.result.records import FEWEST_SAMPLES, WAITERS, Profile, Role, TrialResult
-from kvmpc.show.cells import MAX_COLUMNS, clean, columns, row_name
+from kvmpc.show.cells import MAX_COLUMNS, columns, paragraph, row_name
 
 __all__ = ["format_profiles"]
 
@@ -81,8 +80,7 @@ def _notes(trials: list[TrialResult], room: int) -> list[str]:
 
 
 def _wrapped(text: str, room: int) -> list[str]:
-    width = min(room, _WIDTH)
-    return textwrap.wrap(clean(text), width, subsequent_indent="  ", break_on_hyphens=False)
+    return paragraph(text, min(room, _WIDTH)).split("\n")
 
 
 def _rows(label: str, profile: Profile) -> Iterator[list[str]]:

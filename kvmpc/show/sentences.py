@@ -5,7 +5,6 @@ Plain text, safe to print, in paragraphs that a view wraps as it likes.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -17,7 +16,7 @@ from kvmpc.judge.rows import Row
 from kvmpc.judge.told import Told, of_run
 from kvmpc.result.facts import Facts
 from kvmpc.result.records import Result
-from kvmpc.show.cells import MAX_COLUMNS, clean
+from kvmpc.show.cells import MAX_COLUMNS, clean, paragraph
 from kvmpc.show.waits import notes_on_waits
 from kvmpc.units import PAGE_BYTES, format_bytes, format_ns
 
@@ -63,10 +62,7 @@ def format_warnings(reading: Reading, room: int = MAX_COLUMNS) -> list[str]:
 
 def warning_lines(of_this_run: Iterable[str], told: Iterable[Told], room: int) -> list[str]:
     """Return `warning_texts` as paragraphs as wide as `room`."""
-    lines = [f"warning: {said}" for said in warning_texts(of_this_run, told)]
-    # An option broken at its hyphens could not be copied.
-    wrapper = textwrap.TextWrapper(room, subsequent_indent="  ", break_on_hyphens=False)
-    return [wrapper.fill(clean(line)) for line in lines]
+    return [paragraph(f"warning: {said}", room) for said in warning_texts(of_this_run, told)]
 
 
 def warning_texts(of_this_run: Iterable[str], told: Iterable[Told]) -> list[str]:

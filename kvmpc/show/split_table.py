@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 
 from kvmpc.judge.reading import Reading
@@ -10,7 +9,15 @@ from kvmpc.judge.rows import Row, usable_trials, values_of
 from kvmpc.judge.summary import median
 from kvmpc.result.metrics import FAULT_P50, FAULT_P99, PART_QUANTILES, PARTS, part_metric
 from kvmpc.result.records import Result
-from kvmpc.show.cells import ABSENT, MAX_COLUMNS, MIN_LABEL_COLUMNS, columns, label_room, wrap_label
+from kvmpc.show.cells import (
+    ABSENT,
+    MAX_COLUMNS,
+    MIN_LABEL_COLUMNS,
+    columns,
+    label_room,
+    paragraph,
+    wrap_label,
+)
 from kvmpc.units import format_ns
 
 __all__ = ["format_split"]
@@ -38,8 +45,8 @@ def format_split(reading: Reading, room: int = MAX_COLUMNS) -> str:
     of_label = max(MIN_LABEL_COLUMNS, label_room(others, room))
     body = [[wrap_label(row[0], of_label) if len(row) > 1 else row[0], *row[1:]] for row in rows]
     table = columns([_HEADERS, *body], "ll" + "r" * (len(_HEADERS) - 2), room=room, lead=2)
-    note = textwrap.wrap(_NOTE, min(room, _WIDTH), subsequent_indent="  ", break_on_hyphens=False)
-    return "\n".join(["where a fault's time goes", "", *table, "", *note])
+    note = paragraph(_NOTE, min(room, _WIDTH))
+    return "\n".join(["where a fault's time goes", "", *table, "", note])
 
 
 def _rows(point: Result, row: Row) -> Iterator[list[str]]:

@@ -21,6 +21,7 @@ from kvmpc.show.cells import (
     duration,
     label_room,
     number,
+    paragraph,
     percent,
     ratio,
     stacked,
@@ -49,10 +50,7 @@ def format_table(reading: Reading, room: int = MAX_COLUMNS) -> str:
     Each point of a sweep has a line that names the options by which it differs, and then its rows;
     each note is given once. Where `room` is too narrow for all columns, they stand in blocks.
     """
-    notes = (
-        textwrap.fill(note, room, subsequent_indent="  ", break_on_hyphens=False)
-        for note in notes_of(reading)
-    )
+    notes = (paragraph(note, room) for note in notes_of(reading))
     return "\n".join([*_table(reading.points, room), "", *notes]) + "\n"
 
 
