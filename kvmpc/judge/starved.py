@@ -11,6 +11,7 @@ from kvmpc.errors import HostError
 from kvmpc.result.metrics import LOST
 from kvmpc.result.points import named_points
 from kvmpc.result.records import FAILED, Result, Role, TrialResult
+from kvmpc.result.takers import taker_of
 
 __all__ = ["host_too_busy", "is_busy", "rounds_left", "starved_trials", "why_busy"]
 
@@ -39,10 +40,11 @@ def why_busy(result: Result, spec: str) -> str:
     if not starved:
         return ""
     left, tried = rounds_left(result, spec)
+    worst = _worst(starved)
     return (
-        f"others had up to {_most_lost(starved):.0%} of the CPU time that its threads asked for "
-        f"in {len(starved)} of {len(_measured(result, spec))} trials, {left} of {tried} rounds are "
-        "left"
+        f"{taker_of(worst.metrics).had} up to {_lost(worst):.0%} of the CPU time that its threads "
+        f"asked for in {len(starved)} of {len(_measured(result, spec))} trials, {left} of {tried} "
+        "rounds are left"
     )
 
 
@@ -52,28 +54,32 @@ def host_too_busy(result: Result) -> HostError | None:
     `result` may be of several points.
     """
     busy = [
-        (_most_lost(starved_trials(point, spec)), point.pager(spec).label, name)
+        (_worst(starved_trials(point, spec)), point.pager(spec).label, name)
         for name, point in named_points(result)
         for spec in dict.fromkeys(point.pagers)
         if is_busy(point, spec)
     ]
     if not busy:
         return None
-    lost, label, name = max(busy)
+    trial, label, name = max(busy, key=lambda row: _lost(row[0]))
+    taker = taker_of(trial.metrics)
     worst = f"{label} at {name}" if name else label
     more = f" (the worst of {len(busy)} such rows)" if len(busy) > 1 else ""
     limit = result.options.get("busy_limit")
     allowed = f"; {limit * 100:g}% is allowed" if isinstance(limit, int | float) else ""
     return HostError(
         f"this host is too busy to {'compare' if len(result.pagers) > 1 else 'measure'}",
-        f"others had up to {lost:.0%} of the CPU time of {worst}{more}{allowed}",
-        "stop what runs beside, keep it off these CPUs (cpuset, isolcpus), or let kvmpc go before "
-        "it (chrt -f 10 kvmpc ...)",
+        f"{taker.had} up to {_lost(trial):.0%} of the CPU time of {worst}{more}{allowed}",
+        taker.remedy,
     )
 
 
-def _most_lost(trials: list[TrialResult]) -> float:
-    return max((trial.metrics.get(LOST.key, 0.0) for trial in trials), default=0.0)
+def _worst(trials: list[TrialResult]) -> TrialResult:
+    return max(trials, key=_lost)
+
+
+def _lost(trial: TrialResult) -> float:
+    return trial.metrics.get(LOST.key, 0.0)
 
 
 def _measured(result: Result, spec: str) -> list[TrialResult]:

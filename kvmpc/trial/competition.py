@@ -14,8 +14,17 @@ from typing import Self
 from kvmpc.caution import Caution
 from kvmpc.host.headroom import allowed_cpus
 from kvmpc.host.scheduling import CpuTimes, ThreadTimes, cpu_times, thread_times, throttled_s
-from kvmpc.result.metrics import LOST, OTHERS, STOLEN, THROTTLED, WAIT_READERS, WAIT_VCPUS
+from kvmpc.result.metrics import (
+    CPU_VCPUS,
+    LOST,
+    OTHERS,
+    STOLEN,
+    THROTTLED,
+    WAIT_READERS,
+    WAIT_VCPUS,
+)
 from kvmpc.result.records import BUSY_LIMIT
+from kvmpc.result.takers import Taker, taker_of
 from kvmpc.trial.crew import Worker
 from kvmpc.trial.outcome import Finding
 from kvmpc.trial.rig import Rig
@@ -96,11 +105,14 @@ class Competition:
             STOLEN.key: _sum(None if g.idle_s is None else g.stolen_s for g in groups),
             THROTTLED.key: self._throttled_s(),
         }
+        metrics = {key: value for key, value in found.items() if value is not None}
+        ran_s = sum(thread.ran_s for thread in threads)
+        taker = taker_of({**metrics, CPU_VCPUS.key: ran_s})
         return Finding(
-            metrics={key: value for key, value in found.items() if value is not None},
+            metrics=metrics,
             per_vcpu={"waited_ns": of_vcpus} if of_vcpus else {},
             per_reader={"waited_ns": of_readers} if of_readers else {},
-            cautions=tuple(self._cautions(share, threads, elapsed_s)),
+            cautions=tuple(self._cautions(share, taker, threads, elapsed_s)),
         )
 
     def _throttled_s(self) -> float | None:
@@ -129,16 +141,16 @@ class Competition:
             )
 
     def _cautions(
-        self, share: float, threads: Sequence[Thread], elapsed_s: float
+        self, share: float, taker: Taker, threads: Sequence[Thread], elapsed_s: float
     ) -> Iterator[Caution]:
         if share > BUSY_LIMIT:
             waits = [thread.wait_s for thread in threads]
             worst = self._workers[waits.index(max(waits))]
             yield Caution(
                 "starved",
-                f"others had {share:.0%} of the CPU time that its threads asked for: "
+                f"{taker.had} {share:.0%} of the CPU time that its threads asked for: "
                 f"{worst.name} waited for {max(waits):.2g} of {elapsed_s:.2g} s",
-                "stop what runs beside, or keep it away (cpuset, isolcpus)",
+                taker.remedy,
             )
         then, now = self._then, self._now
         there, here = (

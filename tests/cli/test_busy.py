@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,29 @@ def crowded():
 
 
 @pytest.fixture
+def in_quota():
+    """A command that runs its arguments in a control group with a tenth of one CPU."""
+    for root, files in (
+        (Path("/sys/fs/cgroup/cpu"), {"cpu.cfs_period_us": "90000", "cpu.cfs_quota_us": "9000"}),
+        (Path("/sys/fs/cgroup"), {"cpu.max": "9000 90000"}),
+    ):
+        group = root / f"kvmpc-test-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            if all((group / name).exists() for name in files):
+                for name, value in files.items():
+                    (group / name).write_text(value)
+                yield ["sh", "-c", f'echo $$ >{group}/cgroup.procs && exec "$@"', "sh"]
+                return
+        finally:
+            group.rmdir()
+    pytest.skip("no control group with a quota can be made here")
+
+
+@pytest.fixture
 def starved():
     """A run of two pagers, of which one was starved in all rounds, the other in one."""
     trials = [
@@ -51,6 +75,18 @@ def starved():
         ),
     ]
     return fake_result(*trials, options={"vcpus": 2, "rounds": 3, "busy_limit": 0.1})
+
+
+@pytest.mark.kvm
+def test_a_quota_that_bites_is_named_with_its_own_remedy(kvmpc, in_quota):
+    work = ("--vcpus", "1", "--mem-per-vcpu", "16M", "--warmup", "0")
+    finished = kvmpc("run", "exit", *work, "--json", str(kvmpc.json), within=in_quota, env=BUSY)
+    assert finished.code == 3, finished
+    assert "too busy to measure: a cgroup's quota withheld up to" in finished.error
+    assert "remedy: lift it (cpu.max" in finished.error
+    assert "others had" not in " ".join(finished.stdout.split())
+    trials = load(str(kvmpc.json)).trials
+    assert all(trial.starved and trial.metrics["throttled_cpu_s"] > 0 for trial in trials)
 
 
 @pytest.mark.kvm
