@@ -10,8 +10,9 @@ import os
 import time
 from pathlib import Path
 
-from kvmpc.host.files import Cgroups, entries, read_int, read_text, whole
+from kvmpc.host.files import Cgroups, entries, read_int, read_text
 from kvmpc.host.reclaim import read_reclaim
+from kvmpc.host.scheduling import cpu_times
 from kvmpc.units import format_cpu_list, parse_cpu_list
 
 __all__ = ["HostWatch"]
@@ -98,19 +99,11 @@ class HostWatch:
         return found
 
     def _cpu_times(self) -> dict[str, float]:
-        """Return busy and stolen seconds of our CPUs since boot.
-
-        Source: proc(5), /proc/stat: user nice system idle iowait irq softirq steal guest
-        guest_nice, in clock ticks; user and nice hold the guest's time.
-        """
-        tick = os.sysconf("SC_CLK_TCK")
-        busy = steal = 0
-        seen = 0
-        for line in (read_text(self._root / "proc/stat") or "").splitlines():
-            name, *words = line.split() or [""]
-            ticks = [ticks for word in words[:8] if (ticks := whole(word)) is not None]
-            if name.startswith("cpu") and whole(name[3:]) in self._cpus and len(ticks) == 8:
-                busy += sum(ticks[:3]) + sum(ticks[5:7])
-                steal += ticks[7]
-                seen += 1
-        return {"busy_s": busy / tick, "steal_s": steal / tick} if seen else {}
+        """Return busy and stolen seconds of our CPUs since boot."""
+        known = cpu_times(self._cpus, self._root).values()
+        if not known:
+            return {}
+        return {
+            "busy_s": sum(each.busy_s for each in known),
+            "steal_s": sum(each.stolen_s for each in known),
+        }

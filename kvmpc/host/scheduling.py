@@ -69,16 +69,18 @@ def thread_times(tid: int | None = None, root: Path = _ROOT) -> ThreadTimes | No
 
 class CpuTimes(NamedTuple):
     """What a CPU did since boot, in seconds: idle, nothing (also while it waited for a disk);
-    stolen, a hypervisor below let others run."""
+    stolen, a hypervisor below let others run; busy, it ran threads, guests and interrupts."""
 
     idle_s: float
     stolen_s: float
+    busy_s: float
 
 
 def cpu_times(cpus: Iterable[int], root: Path = _ROOT) -> dict[int, CpuTimes]:
     """Return the times of each of `cpus` that is online.
 
-    Source: proc(5), /proc/stat: user nice system idle iowait irq softirq steal. Idle time is
+    Source: proc(5), /proc/stat: user nice system idle iowait irq softirq steal guest guest_nice, in
+    clock ticks; user and nice hold the guest's time. Idle time is
     measured, not sampled, where idle CPUs stop their tick (get_idle_time in fs/proc/stat.c).
     """
     wanted, found = frozenset(cpus), {}
@@ -87,7 +89,9 @@ def cpu_times(cpus: Iterable[int], root: Path = _ROOT) -> dict[int, CpuTimes]:
         number = whole(name[3:]) if name.startswith("cpu") else None
         ticks = [count for word in words[:8] if (count := whole(word)) is not None]
         if number in wanted and number is not None and len(ticks) == 8:
-            found[number] = CpuTimes((ticks[3] + ticks[4]) * TICK_S, ticks[7] * TICK_S)
+            busy = sum(ticks[:3]) + sum(ticks[5:7])
+            idle = ticks[3] + ticks[4]
+            found[number] = CpuTimes(idle * TICK_S, ticks[7] * TICK_S, busy * TICK_S)
     return found
 
 

@@ -61,7 +61,7 @@ def test_cpus_are_counted_apart_and_only_those_asked_for(tmp_path: Path) -> None
     plant(
         tmp_path, {"proc/stat": "\n".join([*lines, "cpu2 1 2", "cpux 0 0 0 0 0 0 0 0", "intr 5"])}
     )
-    assert cpu_times([0, 2, 7], tmp_path) == {0: CpuTimes(450 * TICK_S, 8 * TICK_S)}
+    assert cpu_times([0, 2, 7], tmp_path) == {0: CpuTimes(450 * TICK_S, 8 * TICK_S, 19 * TICK_S)}
     assert cpu_times([0], tmp_path / "nowhere") == {}
 
 

@@ -5,31 +5,21 @@ The noise and the runs are those of bench/check_power.py, whose table is longer;
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from random import Random
 from types import ModuleType
 
 import pytest
 
 from kvmpc.judge.verdicts import Status
+from tests.fakes.scripts import load_script
 
-SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "check_power.py"
 CHECKS = 100
 
 
 @pytest.fixture(scope="module")
 def power() -> ModuleType:
     """Return the script as a module."""
-    spec = importlib.util.spec_from_file_location("check_power", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Where its records look for the types that they name.
-    sys.modules["check_power"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("check_power")
 
 
 def _count(power: ModuleType, name: str, status: Status | None, lost: float = 0.0) -> int:

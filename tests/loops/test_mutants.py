@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -11,8 +10,10 @@ from types import ModuleType
 
 import pytest
 
+from tests.fakes.scripts import BENCH, load_script
+
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "bench" / "mutants.py"
+SCRIPT = BENCH / "mutants.py"
 SAMPLE, SEED = 60, 1
 
 KNOWN = (
@@ -33,13 +34,7 @@ KNOWN = (
 @pytest.fixture(scope="module")
 def mutants() -> ModuleType:
     """Return the script as a module."""
-    spec = importlib.util.spec_from_file_location("mutants", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["mutants"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("mutants")
 
 
 def test_every_statement_of_every_file_is_changed_in_more_than_one_way(mutants: ModuleType) -> None:
